@@ -22,6 +22,7 @@ mod operations;
 mod previous_release;
 mod queue_health;
 mod raw_http;
+mod reacting;
 mod rolling;
 mod rows;
 mod slow_clients;

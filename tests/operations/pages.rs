@@ -20,6 +20,7 @@ const PAGES: [&str; 13] = [
     "FORWARDS.md",
     "METRICS.md",
     "PRODUCTION.md",
+    "REACTING.md",
     "RELIABILITY.md",
     "RUNBOOK.md",
     "SERVERS.md",

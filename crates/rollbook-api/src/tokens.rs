@@ -71,6 +71,11 @@ impl Tokens {
         if digests.is_empty() { Err(TokensError::Empty) } else { Ok(Self(digests)) }
     }
 
+    /// Returns the number of tokens.
+    pub const fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether the value of a header `Authorization` has one of the tokens.
     pub(crate) fn accept(&self, header: &[u8]) -> bool {
         let Some((scheme, token)) = header.split_at_checked(b"bearer ".len()) else { return false };

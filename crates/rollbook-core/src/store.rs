@@ -17,7 +17,7 @@ use async_trait::async_trait;
 
 pub use self::changes::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
-    LINES_MAX, PASSED_MAX, Position, SequenceStep, reading_context,
+    LINES_MAX, PASSED_MAX, Position, SequenceStep, WAITING_COUNTED_MAX, reading_context,
 };
 pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
 pub use self::forwards::{

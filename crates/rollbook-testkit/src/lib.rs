@@ -15,6 +15,7 @@ pub mod conformance;
 mod delegate;
 pub mod events;
 pub mod faults;
+pub mod feed_audit;
 pub mod hooks;
 pub mod memory;
 pub mod process;

@@ -6,11 +6,11 @@ use rollbook_api::Settings;
 use rollbook_testkit::events::{deleted, user};
 use serde_json::{Value, json};
 
+use crate::engine::Engine;
 use crate::stage::{NO_TOKEN, OTHER_TOKEN, Server, TOKEN};
 
-#[tokio::test]
-async fn without_a_valid_token_every_request_for_data_is_answered_401() {
-    let server = Server::start().await;
+async fn without_a_valid_token_every_request_for_data_is_answered_401(engine: Engine) {
+    let server = Server::start(engine).await;
     for (line, challenge) in [
         (NO_TOKEN, r#"Bearer realm="rollbook""#),
         ("authorization:", r#"Bearer realm="rollbook", error="invalid_token""#),
@@ -39,24 +39,22 @@ async fn without_a_valid_token_every_request_for_data_is_answered_401() {
     assert_eq!(server.metric(r#"rollbook_api_requests_total{route="changes",status="401"}"#), 10);
 }
 
-#[tokio::test]
-async fn each_of_several_tokens_is_valid_and_a_restart_with_other_tokens_replaces_them() {
+async fn each_of_several_tokens_is_valid_and_a_restart_with_other_tokens_replaces_them(engine: Engine) {
     let header = |token: &str| format!("authorization: Bearer {token}");
-    let before = Server::with(Settings::default(), &format!("{TOKEN}\n{OTHER_TOKEN}\n")).await;
+    let before = Server::with(engine, Settings::default(), &format!("{TOKEN}\n{OTHER_TOKEN}\n")).await;
     for token in [TOKEN, OTHER_TOKEN] {
         assert_eq!(before.get("/v1/changes", &[&header(token)]).await.status, 200, "{token}");
     }
     before.stop().await;
     let new = "a-new-token-which-is-long-enough-0";
-    let after = Server::with(Settings::default(), &format!("{OTHER_TOKEN},{new}")).await;
+    let after = Server::with(engine, Settings::default(), &format!("{OTHER_TOKEN},{new}")).await;
     for (token, status) in [(TOKEN, 401), (OTHER_TOKEN, 200), (new, 200)] {
         assert_eq!(after.get("/v1/changes", &[&header(token)]).await.status, status, "{token}");
     }
 }
 
-#[tokio::test]
-async fn a_page_has_the_lines_after_a_position_with_what_is_needed_to_go_on() {
-    let server = Server::start().await;
+async fn a_page_has_the_lines_after_a_position_with_what_is_needed_to_go_on(engine: Engine) {
+    let server = Server::start(engine).await;
     server.create_users(3).await;
     let answer = server.get("/v1/changes?after=1&limit=1", &[]).await;
     assert_eq!(answer.positions(), [2]);
@@ -75,9 +73,8 @@ async fn a_page_has_the_lines_after_a_position_with_what_is_needed_to_go_on() {
     assert_eq!(server.metric("rollbook_api_changes_total"), 4);
 }
 
-#[tokio::test]
-async fn lines_are_selected_by_resource_and_kind_and_by_time() {
-    let server = Server::start().await;
+async fn lines_are_selected_by_resource_and_kind_and_by_time(engine: Engine) {
+    let server = Server::start(engine).await;
     server.create_users(2).await;
     server.clock.advance(std::time::Duration::from_secs(5));
     server.apply("user.deleted", &deleted("user", "user_1")).await;
@@ -101,9 +98,10 @@ async fn lines_are_selected_by_resource_and_kind_and_by_time() {
     }
 }
 
-#[tokio::test]
-async fn a_position_that_was_removed_is_410_with_the_oldest_and_one_that_never_was_is_409_with_the_last() {
-    let server = Server::start().await;
+async fn a_position_that_was_removed_is_410_with_the_oldest_and_one_that_never_was_is_409_with_the_last(
+    engine: Engine,
+) {
+    let server = Server::start(engine).await;
     server.create_users(5).await;
     server.remove(3).await;
     for accept in ["accept: application/json", "accept: text/event-stream"] {
@@ -118,9 +116,8 @@ async fn a_position_that_was_removed_is_410_with_the_oldest_and_one_that_never_w
     assert_eq!(since.positions(), [4, 5]);
 }
 
-#[tokio::test]
-async fn a_bad_parameter_is_400_with_its_name() {
-    let server = Server::start().await;
+async fn a_bad_parameter_is_400_with_its_name(engine: Engine) {
+    let server = Server::start(engine).await;
     for (query, parameter) in [("after=x", "after"), ("limit=0", "limit"), ("colour=red", "colour")] {
         let answer = server.get(&format!("/v1/changes?{query}"), &[]).await;
         assert_eq!(answer.problem(400, "invalid-parameter")["parameter"], json!(parameter));
@@ -129,9 +126,8 @@ async fn a_bad_parameter_is_400_with_its_name() {
     server.get("/v1/changes", &lines).await.problem(400, "invalid-parameter");
 }
 
-#[tokio::test]
-async fn an_unknown_path_is_404_another_method_405_and_head_is_get_without_a_body() {
-    let server = Server::start().await;
+async fn an_unknown_path_is_404_another_method_405_and_head_is_get_without_a_body(engine: Engine) {
+    let server = Server::start(engine).await;
     for path in ["/", "/v1", "/v1/changes/", "/v1/users/user_1", "/v1//changes"] {
         server.get(path, &[NO_TOKEN]).await.problem(404, "not-found");
     }
@@ -144,9 +140,8 @@ async fn an_unknown_path_is_404_another_method_405_and_head_is_get_without_a_bod
     }
 }
 
-#[tokio::test]
-async fn expand_adds_the_row_as_it_is_now_and_null_where_the_table_has_none() {
-    let server = Server::start().await;
+async fn expand_adds_the_row_as_it_is_now_and_null_where_the_table_has_none(engine: Engine) {
+    let server = Server::start(engine).await;
     server.create_users(1).await;
     let mut renamed = user("user_1", rollbook_testkit::events::START + 5);
     renamed["first_name"] = json!("Ada");
@@ -154,13 +149,13 @@ async fn expand_adds_the_row_as_it_is_now_and_null_where_the_table_has_none() {
     let page = server.get("/v1/changes?expand=row", &[]).await.json();
     let names: Vec<&Value> = (0..2).map(|index| &page["changes"][index]["row"]["first_name"]).collect();
     assert_eq!(names, [&json!("Ada"), &json!("Ada")]);
-    let row = server.store.rows_of(&rollbook_core::catalog::USERS).remove(0);
+    let row =
+        server.store.get(&rollbook_core::catalog::USERS, "user_1").await.expect("it reads").expect("a row");
     assert_eq!(page["changes"][0]["row"], Value::Object(row.columns));
 }
 
-#[tokio::test]
-async fn a_page_with_rows_ends_at_the_row_that_reaches_the_limit_of_bytes() {
-    let server = Server::start().await;
+async fn a_page_with_rows_ends_at_the_row_that_reaches_the_limit_of_bytes(engine: Engine) {
+    let server = Server::start(engine).await;
     for number in 1..=3 {
         let mut large = user(&format!("user_{number}"), 0);
         large["public_metadata"] = json!({ "text": "x".repeat(300 * 1024) });
@@ -173,9 +168,8 @@ async fn a_page_with_rows_ends_at_the_row_that_reaches_the_limit_of_bytes() {
     assert_eq!(server.get("/v1/changes?expand=row&after=2", &[]).await.positions(), [3]);
 }
 
-#[tokio::test]
-async fn a_store_that_fails_is_503_without_its_address_and_a_feed_that_is_off_is_409() {
-    let server = Server::start().await;
+async fn a_store_that_fails_is_503_without_its_address_and_a_feed_that_is_off_is_409(engine: Engine) {
+    let server = Server::start(engine).await;
     server.feed.fails.store(true, Ordering::Relaxed);
     for query in ["", "?after=0", "?after=0&wait=55s"] {
         let answer = server.get(&format!("/v1/changes{query}"), &[]).await;
@@ -192,3 +186,16 @@ async fn a_store_that_fails_is_503_without_its_address_and_a_feed_that_is_off_is
     server.create_users(1).await;
     assert_eq!(server.get("/v1/changes", &[]).await.positions(), [1], "lines that are there can be read");
 }
+
+crate::on_every_store!(
+    without_a_valid_token_every_request_for_data_is_answered_401,
+    each_of_several_tokens_is_valid_and_a_restart_with_other_tokens_replaces_them,
+    a_page_has_the_lines_after_a_position_with_what_is_needed_to_go_on,
+    lines_are_selected_by_resource_and_kind_and_by_time,
+    a_position_that_was_removed_is_410_with_the_oldest_and_one_that_never_was_is_409_with_the_last,
+    a_bad_parameter_is_400_with_its_name,
+    an_unknown_path_is_404_another_method_405_and_head_is_get_without_a_body,
+    expand_adds_the_row_as_it_is_now_and_null_where_the_table_has_none,
+    a_page_with_rows_ends_at_the_row_that_reaches_the_limit_of_bytes,
+    a_store_that_fails_is_503_without_its_address_and_a_feed_that_is_off_is_409,
+);

@@ -8,6 +8,7 @@ use rollbook_core::store::{ChangeKind, ChangeOrigin};
 use rollbook_testkit::events::deleted;
 use serde_json::{Value, json};
 
+use crate::engine::Engine;
 use crate::stage::{Answer, NO_TOKEN, Server};
 
 /// A document, with what a schema of it says about a value.
@@ -127,9 +128,8 @@ async fn document(server: &Server) -> Document {
     Document(answer.json())
 }
 
-#[tokio::test]
-async fn every_answer_is_as_the_document_says() {
-    let server = Server::start().await;
+async fn every_answer_is_as_the_document_says(engine: Engine) {
+    let server = Server::start(engine).await;
     let document = document(&server).await;
     server.create_users(3).await;
     server.apply("user.deleted", &deleted("user", "user_1")).await;
@@ -160,7 +160,7 @@ async fn every_answer_is_as_the_document_says() {
 
 #[tokio::test]
 async fn the_document_names_what_the_core_names() {
-    let document = document(&Server::start().await).await.0;
+    let document = document(&Server::start(Engine::Memory).await).await.0;
     let schemas = &document["components"]["schemas"];
     assert_eq!(schemas["Resource"]["enum"], json!(RESOURCES.map(|resource| resource.table)));
     assert_eq!(schemas["Kind"]["enum"], json!(ChangeKind::ALL.map(ChangeKind::as_str)));
@@ -169,7 +169,7 @@ async fn the_document_names_what_the_core_names() {
 
 #[tokio::test]
 async fn an_answer_that_differs_from_the_document_is_noticed() {
-    let server = Server::start().await;
+    let server = Server::start(Engine::Memory).await;
     let document = document(&server).await;
     server.create_users(1).await;
     let page = server.get("/v1/changes", &[]).await.json();
@@ -190,3 +190,5 @@ async fn an_answer_that_differs_from_the_document_is_noticed() {
     let unknown = json!({ "type": "object", "minProperties": 1 });
     assert!(!document.faults(&unknown, &json!({})).is_empty(), "an unknown keyword is not passed over");
 }
+
+crate::on_every_store!(every_answer_is_as_the_document_says,);

@@ -3,6 +3,7 @@
 use rollbook_api::Settings;
 use serde_json::json;
 
+use crate::engine::Engine;
 use crate::stage::{Answer, Server};
 
 /// Runs a request that waits, and `meanwhile` once it does.
@@ -15,9 +16,8 @@ async fn while_waiting(server: &Server, query: &str, meanwhile: impl Future<Outp
     tokio::join!(server.get(&path, &[]), waiting).0
 }
 
-#[tokio::test]
-async fn a_request_that_waits_is_answered_with_the_next_change() {
-    let server = Server::start().await;
+async fn a_request_that_waits_is_answered_with_the_next_change(engine: Engine) {
+    let server = Server::start(engine).await;
     server.create_users(1).await;
     let answer = while_waiting(&server, "after=1", async {
         assert_eq!(server.metric(r#"rollbook_api_readers{kind="long_poll"}"#), 1);
@@ -28,24 +28,21 @@ async fn a_request_that_waits_is_answered_with_the_next_change() {
     assert_eq!(server.metric(r#"rollbook_api_readers{kind="long_poll"}"#), 0);
 }
 
-#[tokio::test]
-async fn a_change_that_is_there_is_answered_without_waiting() {
-    let server = Server::start().await;
+async fn a_change_that_is_there_is_answered_without_waiting(engine: Engine) {
+    let server = Server::start(engine).await;
     server.create_users(2).await;
     assert_eq!(server.get("/v1/changes?after=1&wait=55s", &[]).await.positions(), [2]);
 }
 
-#[tokio::test]
-async fn a_request_that_waited_in_vain_gets_an_empty_page_to_go_on_from() {
-    let server = Server::start().await;
+async fn a_request_that_waited_in_vain_gets_an_empty_page_to_go_on_from(engine: Engine) {
+    let server = Server::start(engine).await;
     server.create_users(2).await;
     let answer = server.get("/v1/changes?after=0&kind=deleted&wait=20ms", &[]).await;
     assert_eq!(answer.json(), json!({ "changes": [], "through": 2, "last": 2 }));
 }
 
-#[tokio::test]
-async fn a_change_that_is_not_selected_does_not_end_the_wait() {
-    let server = Server::start().await;
+async fn a_change_that_is_not_selected_does_not_end_the_wait(engine: Engine) {
+    let server = Server::start(engine).await;
     let answer = while_waiting(&server, "resource=organizations", async {
         server.create_user("user_1").await;
         server.feed.waited(2).await;
@@ -55,18 +52,16 @@ async fn a_change_that_is_not_selected_does_not_end_the_wait() {
     assert_eq!(answer.positions(), [2]);
 }
 
-#[tokio::test]
-async fn a_stop_answers_requests_that_wait() {
-    let server = Server::start().await;
+async fn a_stop_answers_requests_that_wait(engine: Engine) {
+    let server = Server::start(engine).await;
     let answer = while_waiting(&server, "", async { server.stop.cancel() }).await;
     assert_eq!(answer.json(), json!({ "changes": [], "through": 0, "last": 0 }));
     server.stop().await;
 }
 
-#[tokio::test]
-async fn more_readers_than_allowed_are_answered_503_and_those_who_do_not_wait_are_served() {
+async fn more_readers_than_allowed_are_answered_503_and_those_who_do_not_wait_are_served(engine: Engine) {
     let settings = Settings { readers_max: 1, ..Settings::default() };
-    let server = Server::with(settings, crate::stage::TOKEN).await;
+    let server = Server::with(engine, settings, crate::stage::TOKEN).await;
     let answer = while_waiting(&server, "", async {
         for accept in ["accept: */*", "accept: text/event-stream"] {
             let wait = if accept.ends_with("stream") { "" } else { "?wait=1s" };
@@ -81,3 +76,12 @@ async fn more_readers_than_allowed_are_answered_503_and_those_who_do_not_wait_ar
     assert_eq!(answer.positions(), [1]);
     assert_eq!(server.get("/v1/changes?after=1&wait=1ms", &[]).await.status, 200, "the permit is free again");
 }
+
+crate::on_every_store!(
+    a_request_that_waits_is_answered_with_the_next_change,
+    a_change_that_is_there_is_answered_without_waiting,
+    a_request_that_waited_in_vain_gets_an_empty_page_to_go_on_from,
+    a_change_that_is_not_selected_does_not_end_the_wait,
+    a_stop_answers_requests_that_wait,
+    more_readers_than_allowed_are_answered_503_and_those_who_do_not_wait_are_served,
+);

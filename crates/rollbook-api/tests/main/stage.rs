@@ -1,4 +1,4 @@
-//! Test server: an API on a store in memory, and a client of it.
+//! Test server: an API on a store, and a client of it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,19 +9,20 @@ use async_trait::async_trait;
 use prometheus::Registry;
 use rollbook_api::{Api, Ports, Settings, Tokens};
 use rollbook_core::store::{
-    Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, Position, RetentionLimits, Store as _,
+    Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, FullStore, Position, RetentionLimits,
     StoreError,
 };
 use rollbook_core::time::Timestamp;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, event, user};
-use rollbook_testkit::memory::store::MemoryStore;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::engine::{Backing, Engine};
 
 /// Deadline for everything that a test waits for; only a hang takes this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -32,7 +33,9 @@ pub(crate) const OTHER_TOKEN: &str = "token.of-another_application~+/==";
 
 /// The feed of the store, which the test can switch off, let fail and watch.
 pub(crate) struct TestFeed {
-    pub(crate) inner: Arc<MemoryStore>,
+    pub(crate) inner: Arc<dyn FullStore>,
+    /// Held by a test while no reader may read.
+    pub(crate) reading: RwLock<()>,
     pub(crate) is_off: AtomicBool,
     pub(crate) fails: AtomicBool,
     /// Number of readers that have begun to wait.
@@ -56,6 +59,7 @@ impl TestFeed {
 #[async_trait]
 impl Changes for TestFeed {
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, ChangesError> {
+        let _reading = self.reading.read().await;
         self.check()?;
         self.inner.changes(query).await
     }
@@ -80,7 +84,8 @@ impl Changes for TestFeed {
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) store: Arc<dyn FullStore>,
+    backing: Backing,
     pub(crate) feed: Arc<TestFeed>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) registry: Registry,
@@ -90,29 +95,40 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start() -> Self {
-        Self::with(Settings::default(), &format!("{TOKEN}, {OTHER_TOKEN}")).await
+    pub(crate) async fn start(engine: Engine) -> Self {
+        Self::with(engine, Settings::default(), &format!("{TOKEN}, {OTHER_TOKEN}")).await
+    }
+
+    pub(crate) async fn with(engine: Engine, settings: Settings, tokens: &str) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START)));
+        let backing = engine.open(clock.clone()).await;
+        Self::on(backing, clock, settings, tokens).await
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test that ends drops its runtime and the server in it")]
-    pub(crate) async fn with(settings: Settings, tokens: &str) -> Self {
-        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START)));
-        let store = Arc::new(MemoryStore::new(clock.clone()));
+    pub(crate) async fn on(
+        backing: Backing,
+        clock: Arc<ManualClock>,
+        settings: Settings,
+        tokens: &str,
+    ) -> Self {
         let feed = Arc::new(TestFeed {
-            inner: store.clone(),
+            inner: backing.reader.clone(),
+            reading: RwLock::new(()),
             is_off: AtomicBool::new(false),
             fails: AtomicBool::new(false),
             waits: watch::Sender::new(0),
         });
         let registry = Registry::new();
-        let ports = Ports { changes: feed.clone(), rows: store.clone() };
+        let ports = Ports { changes: feed.clone(), rows: backing.reader.clone() };
         let tokens = Tokens::parse(tokens).expect("tokens");
         let api = Api::new(settings, tokens, ports, &registry).expect("all names are free");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let stop = CancellationToken::new();
         let serving = tokio::spawn(api.serve(listener, stop.clone()));
-        Self { address, store, feed, clock, registry, stop, serving, changed: AtomicU64::new(0) }
+        let store = backing.writer.clone();
+        Self { address, store, backing, feed, clock, registry, stop, serving, changed: AtomicU64::new(0) }
     }
 
     /// Applies an event. It makes one line.
@@ -120,7 +136,7 @@ impl Server {
         let number = self.changed.fetch_add(1, Ordering::Relaxed) + 1;
         let at = START + i64::try_from(number).expect("few events");
         let change = change_of(&format!("msg_{number}"), &event(event_type, at, data));
-        self.store.apply_many(&[change]).await.expect("the store in memory applies");
+        self.backing.apply(change).await;
     }
 
     /// Creates this user.
@@ -135,8 +151,9 @@ impl Server {
         }
     }
 
-    /// Creates users and removes all lines, in one turn of the executor: no reader sees the lines.
+    /// Creates users and removes all lines, before a reader sees the lines.
     pub(crate) async fn create_users_and_remove(&self, count: usize) {
+        let _unread = self.feed.reading.write().await;
         self.create_users(count).await;
         self.clock.advance(Duration::from_secs(60));
         let last = self.store.feed().await.expect("a feed").last;

@@ -7,11 +7,11 @@ use rollbook_testkit::events::user;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 
+use crate::engine::Engine;
 use crate::stage::{DEADLINE, Server, TOKEN};
 
-#[tokio::test]
-async fn a_stream_sends_what_is_there_and_then_each_new_change() {
-    let server = Server::start().await;
+async fn a_stream_sends_what_is_there_and_then_each_new_change(engine: Engine) {
+    let server = Server::start(engine).await;
     server.create_users(2).await;
     let mut events = server.open("/v1/changes?after=1", &[]).await;
     let first = events.change().await;
@@ -24,10 +24,9 @@ async fn a_stream_sends_what_is_there_and_then_each_new_change() {
     assert_eq!(server.metric("rollbook_api_changes_total"), 2);
 }
 
-#[tokio::test]
-async fn a_reader_that_resumes_after_any_event_sees_every_change_exactly_once() {
+async fn a_reader_that_resumes_after_any_event_sees_every_change_exactly_once(engine: Engine) {
     const CHANGES: usize = 12;
-    let server = Server::start().await;
+    let server = Server::start(engine).await;
     for cut in 1..=CHANGES {
         server.create_user(&format!("user_{cut}")).await;
     }
@@ -48,9 +47,8 @@ async fn a_reader_that_resumes_after_any_event_sees_every_change_exactly_once() 
     }
 }
 
-#[tokio::test]
-async fn a_reader_that_resumes_after_a_heartbeat_misses_nothing() {
-    let server = Server::start().await;
+async fn a_reader_that_resumes_after_a_heartbeat_misses_nothing(engine: Engine) {
+    let server = Server::start(engine).await;
     server.create_users(3).await;
     let path = "/v1/changes?after=0&resource=organizations";
     let mut events = server.open(path, &[]).await;
@@ -63,13 +61,11 @@ async fn a_reader_that_resumes_after_a_heartbeat_misses_nothing() {
     assert_eq!(events.change().await.id, Some(4));
 }
 
-#[tokio::test]
-async fn a_stream_of_which_the_lines_are_removed_ends_with_a_problem() {
-    let server = Server::start().await;
+async fn a_stream_of_which_the_lines_are_removed_ends_with_a_problem(engine: Engine) {
+    let server = Server::start(engine).await;
     server.create_users(1).await;
     let mut events = server.open("/v1/changes?after=1", &[]).await;
     server.feed.waited(1).await;
-    // Both happen before the reader looks again: it collects lines for a moment first.
     server.create_users_and_remove(3).await; // user_1 is there already
     let mut problem = events.next().await.expect("an event");
     while problem.name == "heartbeat" {
@@ -82,9 +78,8 @@ async fn a_stream_of_which_the_lines_are_removed_ends_with_a_problem() {
     assert!(events.next().await.is_none(), "the stream ends");
 }
 
-#[tokio::test]
-async fn a_stop_ends_streams() {
-    let server = Server::start().await;
+async fn a_stop_ends_streams(engine: Engine) {
+    let server = Server::start(engine).await;
     let mut events = server.open("/v1/changes", &[]).await;
     server.feed.waited(1).await;
     server.stop.cancel();
@@ -92,8 +87,7 @@ async fn a_stop_ends_streams() {
     server.stop().await;
 }
 
-#[tokio::test]
-async fn a_reader_that_does_not_read_costs_the_others_nothing_and_is_disconnected() {
+async fn a_reader_that_does_not_read_costs_the_others_nothing_and_is_disconnected(engine: Engine) {
     const CHANGES: usize = 64;
     let settings = Settings {
         write_timeout: Duration::from_millis(300),
@@ -101,7 +95,7 @@ async fn a_reader_that_does_not_read_costs_the_others_nothing_and_is_disconnecte
         reads_max: 1,
         ..Settings::default()
     };
-    let server = Server::with(settings, TOKEN).await;
+    let server = Server::with(engine, settings, TOKEN).await;
     for number in 1..=CHANGES {
         let mut large = user(&format!("user_{number}"), 0);
         large["public_metadata"] = json!({ "text": "x".repeat(256 * 1024) });
@@ -127,3 +121,12 @@ async fn a_reader_that_does_not_read_costs_the_others_nothing_and_is_disconnecte
     let mut third = server.open("/v1/changes?after=63", &[]).await;
     assert_eq!(third.change().await.id, Some(64));
 }
+
+crate::on_every_store!(
+    a_stream_sends_what_is_there_and_then_each_new_change,
+    a_reader_that_resumes_after_any_event_sees_every_change_exactly_once,
+    a_reader_that_resumes_after_a_heartbeat_misses_nothing,
+    a_stream_of_which_the_lines_are_removed_ends_with_a_problem,
+    a_stop_ends_streams,
+    a_reader_that_does_not_read_costs_the_others_nothing_and_is_disconnected,
+);

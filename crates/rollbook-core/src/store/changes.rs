@@ -19,6 +19,8 @@ pub type Position = u64;
 
 /// Maximum number of lines that one read returns.
 pub const LINES_MAX: usize = 1_000;
+/// Maximum number of lines without a position that [`Changes::feed`] counts.
+pub const WAITING_COUNTED_MAX: u64 = 10_000;
 
 /// Maximum number of lines that one read passes over. A reader of a rare resource gets an empty page after that many, and
 /// goes on after [`ChangesPage::through`].
@@ -228,6 +230,8 @@ pub struct FeedState {
     pub last: Position,
     /// Position of the last line that retention removed; 0 if it removed none. A reader can begin after it.
     pub removed_through: Position,
+    /// Number of committed lines that have no position yet, counted up to [`WAITING_COUNTED_MAX`].
+    pub waiting: u64,
     /// Age of the oldest committed line that has no position yet; `None` if there is none.
     pub waiting_for: Option<Duration>,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
-    PASSED_MAX, Position, StoreError,
+    PASSED_MAX, Position, StoreError, WAITING_COUNTED_MAX,
 };
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
@@ -40,7 +40,8 @@ fn state(schema: &str) -> Sql {
     format!(
         r#"SELECT last_position, removed_through, (SELECT count(*) FROM ({triggers}) AS found),
                   (SELECT (extract(epoch FROM clock_timestamp() - noted_at) * 1000)::int8
-                   FROM "{schema}".changes_pending ORDER BY number LIMIT 1)
+                   FROM "{schema}".changes_pending ORDER BY number LIMIT 1),
+                  (SELECT count(*) FROM (SELECT FROM "{schema}".changes_pending LIMIT {WAITING_COUNTED_MAX}) AS waiting)
            FROM "{schema}".changes_state"#,
         triggers = triggers_of(schema),
     )
@@ -170,6 +171,7 @@ impl Changes for PostgresStore {
                 last: position(row, 0)?,
                 removed_through: position(row, 1)?,
                 is_on: usize::try_from(row.try_get::<i64, _>(2)?).is_ok_and(|count| count == COUNT),
+                waiting: position(row, 4)?,
                 waiting_for: waiting.map(span),
             })
         };

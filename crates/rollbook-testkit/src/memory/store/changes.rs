@@ -166,7 +166,7 @@ impl Feed {
 
     fn state(&self) -> FeedState {
         let last = self.removed_through + self.lines.len() as u64;
-        FeedState { is_on: true, last, removed_through: self.removed_through, waiting_for: None }
+        FeedState { is_on: true, last, removed_through: self.removed_through, ..FeedState::default() }
     }
 }
 

@@ -10,6 +10,7 @@ use rollbook_simulator::sender::Report;
 use rollbook_simulator::truth::Comparison;
 use serde_json::Value;
 
+use super::changes::LastChanges;
 use super::counts::Counts;
 use super::naive::Naive;
 use super::repair::Repair;
@@ -51,6 +52,8 @@ pub(crate) struct Findings {
     pub(crate) deleted: usize,
     /// Comparison of the rows with the truth at the end.
     pub(crate) comparison: Comparison,
+    /// Last lines of the change feed.
+    pub(crate) changes: LastChanges,
     /// Sample rows.
     pub(crate) peek: Vec<Person>,
     /// Duration of the whole demo.

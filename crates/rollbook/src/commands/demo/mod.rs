@@ -4,6 +4,7 @@
 //! The demo reads no configuration but its own flags, and refuses a server that holds data already: it must
 //! not fill the user's databases with invented people.
 
+mod changes;
 mod counts;
 mod findings;
 mod naive;
@@ -238,6 +239,7 @@ impl Show {
         let repair = repair::reconcile(&self.config, running.store.clone(), clerk).await?;
         let rows = findings::read_rows(&*running.store).await?;
         let peek = findings::peek(&rows);
+        let changes = changes::read(&*running.store).await?;
         let comparison = truth.compare_repaired(rows.into_iter(), &self.history.tolerance(&self.lost));
         Ok(Findings {
             event_types: findings::event_types(&self.history),
@@ -249,6 +251,7 @@ impl Show {
             out_of_order: findings::out_of_order(&self.order),
             deliveries: self.order.len(),
             peek,
+            changes,
             living: truth.live(),
             deleted: truth.deleted(),
             comparison,

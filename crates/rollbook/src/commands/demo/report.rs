@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::findings::Findings;
 use super::repaired::{reconciliation, repaired};
-use super::{CONNECTIONS, counts::Counts};
+use super::{CONNECTIONS, changes, counts::Counts};
 use crate::output::{Style, Table, harmless, span};
 
 /// Maximum number of differences that are listed; the rest is counted.
@@ -50,6 +50,7 @@ pub(crate) fn text(findings: &Findings, surroundings: &Surroundings, style: Styl
     text.push_str(&repaired(findings, style));
     text.push_str(&people(findings, style));
     text.push_str(&verdict(findings, style));
+    text.push_str(&changes::text(&findings.changes, style));
     text.push_str(&next(surroundings, style));
     text
 }
@@ -252,6 +253,8 @@ pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
             "overwritten": naive.overwritten,
             "brought_back": naive.brought_back,
         })),
+        "last_position": findings.changes.last,
+        "changes": findings.changes.lines,
         "rows_missing": findings.comparison.missing.len(),
         "rows_unexpected": findings.comparison.unexpected.len(),
         "values_different": findings.comparison.different.len(),
@@ -312,6 +315,7 @@ mod tests {
             living: 890,
             deleted: 10,
             comparison: Comparison { equal: 900, ..Comparison::default() },
+            changes: <_>::default(),
             peek: Vec::new(),
             took: Duration::from_millis(1500),
         }

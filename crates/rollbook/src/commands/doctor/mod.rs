@@ -8,6 +8,7 @@
 //! * It connects only to the configured servers, to Clerk's API if a key is set, and to the process at
 //!   `ops_listen`.
 
+mod application;
 mod clerk;
 mod finding;
 mod forwards;
@@ -85,12 +86,13 @@ pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result
 /// Checks everything but the configuration.
 async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option<Target>) -> Findings {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (time, queue, store, encryption, clerk, process) = tokio::join!(
+    let (time, queue, store, encryption, clerk, api, process) = tokio::join!(
         machine::clock(config, needs, &*clock),
         parts::queue(config, needs, &clock),
         parts::store(config, needs, &clock),
         links::encryption(config, needs, &clock),
         clerk::api(config, needs, &clock),
+        application::api(config, needs),
         running::process(config, needs, &*clock),
     );
     // The sender of a delivery has a clock too: in addition to those of the servers, or instead of them.
@@ -107,6 +109,7 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
     findings.extend(store);
     findings.extend(encryption);
     findings.extend(clerk);
+    findings.extend(api);
     findings.extend(process);
     if with_send {
         let sent = send::send(config, needs, target, &clock).await;

@@ -2,7 +2,7 @@
 //! policies, the change feed, and what a cluster does about a failed shard.
 use std::time::Duration;
 
-use rollbook_core::store::FeedState;
+use rollbook_core::store::{FeedState, WAITING_COUNTED_MAX};
 use rollbook_operator::erase::HIDDEN_ROWS_FIX;
 use rollbook_operator::words::thousands;
 
@@ -45,7 +45,8 @@ pub(super) fn feed(config: &Config, feed: &FeedState) -> Option<Finding> {
         return Some(warning(CHANGES, wrong, "rollbook migrate, as the owner of the tables"));
     }
     if let Some(waiting) = feed.waiting_for.filter(|waiting| *waiting > CHANGES_WAIT_MAX) {
-        let found = format!("changes have no position yet, the oldest for {} s", waiting.as_secs());
+        let found =
+            format!("{} have no position yet, the oldest for {} s", waiting_lines(feed), waiting.as_secs());
         return Some(warning(
             CHANGES,
             found,
@@ -53,12 +54,24 @@ pub(super) fn feed(config: &Config, feed: &FeedState) -> Option<Finding> {
         ));
     }
     let FeedState { last, removed_through, .. } = feed;
+    let waiting = match feed.waiting_for {
+        Some(waiting) => {
+            format!("{} wait for a position, the oldest for {} s", waiting_lines(feed), waiting.as_secs())
+        }
+        None => "none waits for a position".to_owned(),
+    };
     let found = format!(
-        "recorded up to position {}, kept from {} on",
+        "recorded up to position {}, kept from {} on; {waiting}",
         thousands(*last),
         thousands(removed_through + 1)
     );
     feed.is_on.then(|| ok(CHANGES, found))
+}
+
+/// Formats the number of lines that have no position yet.
+fn waiting_lines(feed: &FeedState) -> String {
+    let more = if feed.waiting >= WAITING_COUNTED_MAX { " or more" } else { "" };
+    format!("{}{more} changes", thousands(feed.waiting))
 }
 
 /// Reports what a Redis cluster does while one of its shards has failed; `None` if the queue is not on a cluster.
@@ -109,12 +122,22 @@ mod tests {
         assert!(off.state == State::Warning && off.found.contains("changes is yes"), "{off:?}");
         let on = FeedState { is_on: true, last: 4211, removed_through: 9, ..FeedState::default() };
         let found = feed(&config, &on).expect("a finding");
-        assert!(found.state == State::Ok && found.found.contains("4,211, kept from 10 on"), "{found:?}");
+        assert!(
+            found.state == State::Ok && found.found.contains("4,211, kept from 10 on; none waits"),
+            "{found:?}"
+        );
+        let many = FeedState { waiting: WAITING_COUNTED_MAX, waiting_for: Some(Duration::ZERO), ..on };
+        assert!(feed(&config, &many).expect("a finding").found.contains("10,000 or more changes"));
         for (waiting, state) in
             [(CHANGES_WAIT_MAX, State::Ok), (CHANGES_WAIT_MAX + Duration::from_secs(1), State::Warning)]
         {
-            let waits = FeedState { waiting_for: Some(waiting), ..on };
-            assert_eq!(feed(&config, &waits).expect("a finding").state, state);
+            let waits = FeedState { waiting: 3, waiting_for: Some(waiting), ..on };
+            let found = feed(&config, &waits).expect("a finding");
+            assert_eq!(found.state, state);
+            assert!(
+                found.found.contains("3 changes") && found.found.contains("the oldest for 6"),
+                "{found:?}"
+            );
         }
     }
 

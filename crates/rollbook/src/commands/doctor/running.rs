@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::machine::judge_skew;
-use super::refusals;
 use super::samples::{LAST_DELIVERY, sample, timestamp};
 use super::{ASK_TIMEOUT, Needs};
+use super::{application, refusals};
 use crate::commands::healthcheck::reachable;
 use crate::config::Config;
 
@@ -39,6 +39,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
     match get(address, "/metrics").await {
         Ok(metrics) if metrics.is_success() => {
             findings.push(deliveries(needs, &metrics.body, clock.now()));
+            findings.extend(application::sequencer(config, &metrics.body));
             findings.extend(refusals::findings(&metrics.body));
             findings.extend(senders_clock(&metrics.body, config.settings.tolerance));
         }

@@ -32,6 +32,12 @@ async fn the_demo_on_redis_and_postgres_ends_with_right_rows_and_leaves_nothing_
         assert_eq!(report["rows"], report["rows_equal"], "{report}");
         assert_eq!(report["acknowledged"], report["deliveries"], "{report}");
         assert_eq!(report["weaknesses"].as_array().map(Vec::len), Some(0), "{report}");
+        let changes = report["changes"].as_array().expect("changes");
+        assert_eq!(changes.len(), 5, "the end of the feed: {report}");
+        assert_eq!(
+            changes[4]["position"], report["last_position"],
+            "every change has its position: {report}"
+        );
         let on = |part: &str, server: &str| report[part].as_str().is_some_and(|place| place.contains(server));
         assert_eq!(on("queue", "Redis at 127.0.0.1"), places.contains(&"--queue"), "{report}");
         assert_eq!(on("store", "Postgres at 127.0.0.1"), places.contains(&"--store"), "{report}");

@@ -221,3 +221,40 @@ async fn a_test_event_is_followed_through_redis_and_postgres_and_leaves_no_row()
     assert_eq!(postgres.psql("app", types).await.trim(), "rollbook.doctor|ignored");
     assert_eq!(postgres.psql("app", "SELECT count(*) FROM clerk.users").await.trim(), "0");
 }
+
+#[tokio::test]
+async fn the_api_and_the_sequencer_are_reported_and_another_program_in_the_place_of_the_api_has_failed() {
+    const TOKENS: [&str; 2] = ["0123456789abcdef0123456789abcdef", "token-of-another-application-0123"];
+    let api = nobody();
+    let home = |listen: &str| {
+        Home::new(BINARY).with("ROLLBOOK_API_LISTEN", listen).with("ROLLBOOK_API_TOKENS", TOKENS.join(","))
+    };
+    let line = |report: &Value, check: &str| {
+        assert!(TOKENS.iter().all(|token| !report.to_string().contains(token)), "{report}");
+        let found = lines(report, check);
+        assert_eq!(found.len(), 1, "{check}: {report}");
+        found[0].clone()
+    };
+    let ours = home(&api);
+    let stopped = line(&examine(&ours, 0), "api");
+    assert!(stopped.starts_with("\"skipped\"") && stopped.contains(&api), "{stopped}");
+    let serving = ours.start_ready(&["serve"]).await;
+    let report = examine(&ours, 0);
+    let well = line(&report, "api");
+    assert!(well.starts_with("\"ok\"") && well.contains(&api) && well.contains("2 tokens are set"), "{well}");
+    let sequencer = line(&report, "sequencer");
+    assert!(sequencer.starts_with("\"ok\""), "{sequencer}");
+
+    // Something else answers there: the private port of another process.
+    let taken = line(&examine(&home(&ours.ops.to_string()), 1), "api");
+    assert!(taken.starts_with("\"failed\"") && taken.contains("not Rollbook's API"), "{taken}");
+    drop(serving);
+
+    let off = ours.with("ROLLBOOK_CHANGES", "no");
+    off.migrate();
+    let _serving = off.start_ready(&["serve"]).await;
+    let report = examine(&off, 0);
+    let off = line(&report, "api");
+    assert!(off.starts_with("\"warning\"") && off.contains("409"), "{off}");
+    assert_eq!(lines(&report, "sequencer"), [""; 0], "it has nothing to do");
+}

@@ -1,0 +1,95 @@
+//! The stream with curl, while script and server are killed.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
+
+use rollbook_testkit::process::{Home, until};
+use serde_json::Value;
+
+use super::{Program, write_block};
+use crate::crashes::{BINARY, SEED, history, send};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// Returns the positions of all changes that the script has handled, in their order.
+fn handled(folder: &std::path::Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(folder.join("changes.jsonl")).unwrap_or_default();
+    // The kill may have cut the last line.
+    let changes = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    changes.map(|change| change["position"].as_u64().expect("a position")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_with_curl_that_is_killed_handles_every_change_and_repeats_at_most_the_last() {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let api = free.local_addr().expect("an address");
+    drop(free);
+    let home = Home::new(BINARY)
+        .with("ROLLBOOK_LOG", "warn")
+        .with("ROLLBOOK_API_LISTEN", api.to_string())
+        .with("ROLLBOOK_API_TOKENS", TOKEN);
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = write_block(folder.path(), "follow.sh");
+    let start = || {
+        let mut command = Command::new("sh");
+        command.arg(&script).env("API", format!("http://{api}")).env("TOKEN", TOKEN);
+        Program::start(folder.path(), "follow", &mut command)
+    };
+    let history = history(400);
+    let mut serving = home.start_ready(&["serve"]).await;
+    let mut follower = start();
+    let killing = async {
+        let mut random = fastrand::Rng::with_seed(SEED);
+        let mut seen = Vec::new();
+        for round in 0..5 {
+            let before = handled(folder.path()).len();
+            until("the script goes on", || std::future::ready(handled(folder.path()).len() > before)).await;
+            // At a random time on purpose, in the middle of anything.
+            tokio::time::sleep(std::time::Duration::from_millis(random.u64(1..200))).await;
+            seen.push(handled(folder.path()).len());
+            follower.kill();
+            if round == 2 {
+                serving.kill();
+                serving = home.start_ready(&["serve"]).await;
+            }
+            follower = start();
+        }
+        seen
+    };
+    let (report, seen) = tokio::join!(send(home.listen, &history, 100), killing);
+    assert_eq!(report.unanswered.len() + report.refused.len(), 0, "{:?}", report.last_error);
+    until("the queue is empty", || async { home.metric("rollbook_queue_depth").await == Some(0.0) }).await;
+    let last = home.metric("rollbook_changes_position").await.expect("a position");
+    until("the script has everything", || async {
+        let position = std::fs::read_to_string(folder.path().join("position")).unwrap_or_default();
+        position.trim().parse::<f64>().is_ok_and(|position| position >= last)
+    })
+    .await;
+    let handled = handled(folder.path());
+    let mut expected = 0;
+    for position in &handled {
+        assert!(*position == expected + 1 || *position == expected, "{position} after {expected}");
+        expected = *position;
+    }
+    println!("{} handled of {expected}; kills after {seen:?}", handled.len());
+    assert!(expected > 200, "{expected}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_with_curl_ends_with_an_error_if_its_position_is_not_in_the_feed() {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let api = free.local_addr().expect("an address");
+    drop(free);
+    let home =
+        Home::new(BINARY).with("ROLLBOOK_API_LISTEN", api.to_string()).with("ROLLBOOK_API_TOKENS", TOKEN);
+    let _serving = home.start_ready(&["serve"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("position"), "99\n").expect("a written file");
+    let script = write_block(folder.path(), "follow.sh");
+    let mut command = Command::new("sh");
+    command.arg(script).env("API", format!("http://{api}")).env("TOKEN", TOKEN);
+    let mut follower = Program::start(folder.path(), "follow", &mut command);
+    assert_eq!(follower.exit().await.code(), Some(3));
+    assert!(follower.log().contains("position-ahead"), "{}", follower.log());
+    assert_eq!(std::fs::read_to_string(folder.path().join("position")).expect("the file"), "99\n");
+}
