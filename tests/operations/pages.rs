@@ -9,7 +9,7 @@ use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
 /// Pages, by their path from the folder `ops`.
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 15] = [
     "../README.md",
     "../crates/README.md",
     "../migrations/README.md",
@@ -18,6 +18,7 @@ const PAGES: [&str; 13] = [
     "FIGURES.md",
     "FIRST-HOUR.md",
     "FORWARDS.md",
+    "HOSTING.md",
     "METRICS.md",
     "PRODUCTION.md",
     "REACTING.md",
