@@ -131,7 +131,7 @@ pub fn observed(
     subject_change(resource, Verb::Upsert, object, read_at)
 }
 
-/// Whether an object of Clerk's API is a living object of this resource. One whose `object` names another type is not,
+/// Whether an object of Clerk's API is a living object of this resource. One with an `object` of another type is not,
 /// nor is one with `deleted`. An object without `object` is accepted: its list says what it is.
 pub fn is_of(resource: &Resource, object: &Map<String, Value>) -> bool {
     is_a(resource.object, object)

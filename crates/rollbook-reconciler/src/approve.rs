@@ -1,6 +1,6 @@
 //! Approval of held deletions, on an operator's word.
 
-use rollbook_core::catalog::Resource;
+use rollbook_core::catalog::{ORGANIZATIONS, Resource};
 use rollbook_core::source::RECONCILED;
 use rollbook_core::store::{HeldKey, HeldState, RunState};
 use tokio::sync::watch;
@@ -65,6 +65,8 @@ impl Reconciler {
                         reconcile status";
             return Err(ReconcileError::NoSuchRun(text.to_owned()));
         }
+        // What the run itself left may be done by now.
+        approved.pending = context.finish_cascades(&ORGANIZATIONS).await?;
         let waits = context.progress().waits();
         let is_over = state == RunState::Held && waits == 0;
         context.save(if is_over { RunState::Complete } else { state }, None).await?;
@@ -86,7 +88,7 @@ impl Context {
         approved.deleted += confirmed.deleted;
         approved.alive += confirmed.alive;
         approved.refused += confirmed.refused;
-        approved.pending = self.finish_cascades(resource).await?;
+        self.finish_cascades(resource).await?;
         self.recount_held(resource).await?;
         self.note_freshness(resource).await
     }

@@ -9,6 +9,7 @@
 //!   a point read that answers 404, and only if the brake lets the whole run's deletions through.
 //! * A row that was written within some minutes is never proved absent: Clerk's answer may be older than the row.
 //! * A proof is used at once: before its deletion each row is read at Clerk again.
+//! * An object of another type than was asked for, or one marked as deleted, is neither a row nor a proof.
 //! * An error, an empty page or an outage deletes nothing.
 //! * An error of one list does not keep the others from being read.
 //! * Rows are written by the same merge as webhooks', and only if they differ: a second run writes nothing.

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn objects_that_are_no_living_objects_of_the_resource_are_counted_and_never_read() {
+    async fn what_is_not_a_living_object_of_the_resource_is_counted_and_never_read() {
         for (object, is_read) in [
             (json!({}), false),
             (json!({ "id": "user_1" }), true),

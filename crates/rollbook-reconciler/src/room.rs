@@ -125,9 +125,14 @@ impl PageRoom {
         }
     }
 
-    /// Notes the first object of a list: a page may be as many times as large.
+    /// Notes the first object of a list: a page may be as many times as large. The first pages are many at once, so they
+    /// must not be large already.
     pub(crate) fn note_first(&self, page: &Page) {
-        self.grow(kib(bytes_of(page).saturating_mul(self.limit())));
+        let of_page = |limit: usize| kib(bytes_of(page).saturating_mul(limit));
+        while self.limit() > self.limits.0 && of_page(self.limit()) > LARGE_KIB {
+            self.halve(self.limit());
+        }
+        self.grow(of_page(self.limit()));
     }
 
     /// Raises the size of the largest page. It declines slowly, so that one large page does not slow down a whole list.
@@ -183,8 +188,19 @@ mod tests {
         assert_eq!(pages(&room), 7, "the large page counts still");
         (0..100).for_each(|_| room.note(&page(100), 500));
         assert_eq!(pages(&room), 28, "and is forgotten in time");
-        room.note_first(&page(1 << 20));
+        room.note(&page(40 << 20), 500);
         assert_eq!(pages(&room), 1);
+    }
+
+    #[test]
+    fn the_first_object_says_how_many_a_page_may_have() {
+        let room = PageRoom::new(40, LIMITS);
+        room.note_first(&page(2_000));
+        assert_eq!((room.limit(), pages(&room)), (500, 28));
+        room.note_first(&page(1 << 20));
+        assert_eq!((room.limit(), pages(&room)), (3, 9));
+        room.note_first(&page(8 << 20));
+        assert_eq!((room.limit(), pages(&room)), (1, 3));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::room::PageRoom;
 
 /// Number of pages in a row without a new item after which the list is given up.
 const IDLE_MAX: u32 = 8;
-/// Number of items by which a list may outgrow its first total while it is read, besides as many again.
+/// Number of items by which a list may outgrow its first total while it is read, in addition to as many again.
 const GROWTH_MAX: u64 = 1_000;
 
 impl Context {

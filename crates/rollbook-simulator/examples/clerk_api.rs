@@ -2,7 +2,8 @@
 //! hand. The first line of output is the base URL, the second is the key.
 //!
 //! `cargo run -p rollbook-simulator --example clerk_api` serves a history with every kind of object;
-//! with the argument `synthetic` it serves a million users.
+//! with the argument `synthetic` it serves a million users. More arguments: the number of users, and the size of the
+//! metadata of each in bytes.
 
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,8 +25,13 @@ impl Clock for WallClock {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
-    let objects: Arc<dyn Objects> = if std::env::args().nth(1).as_deref() == Some("synthetic") {
-        Arc::new(Synthetic::new(SyntheticSettings::default()))
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
+    let objects: Arc<dyn Objects> = if arguments.first().map(String::as_str) == Some("synthetic") {
+        let default = SyntheticSettings::default();
+        let users = number(1).unwrap_or(default.users);
+        let user_metadata = usize::try_from(number(2).unwrap_or_default()).unwrap_or_default();
+        Arc::new(Synthetic::new(SyntheticSettings { users, user_metadata, ..default }))
     } else {
         Arc::new(Mutex::new(with_every_kind()))
     };

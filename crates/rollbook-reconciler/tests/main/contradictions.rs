@@ -260,3 +260,29 @@ async fn pages_of_objects_without_an_id_do_not_go_on_for_ever() {
     assert_contradiction(result, "organizations is not reliable now: its objects can't be read");
     assert!(calls.load(Ordering::Relaxed) < 20);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_twice_on_a_page_hides_no_other_one() {
+    for (resource, lasts) in
+        [(&ORGANIZATIONS, false), (&ORGANIZATIONS, true), (&USERS, false), (&USERS, true)]
+    {
+        let world = World::new();
+        world.populate(NUMBER, NUMBER, 0);
+        let pages = AtomicU64::new(0);
+        let source = Lying::new(&world).pages(move |_, of, _, page| {
+            let mut page = page?;
+            let is_due = of == resource && page.objects.len() > 1;
+            if is_due && (lasts || pages.fetch_add(1, Ordering::Relaxed) < 3) {
+                page.objects[1] = page.objects[0].clone();
+            }
+            Ok(page)
+        });
+        let run = source.run(&world, &[resource]).await;
+        if lasts {
+            assert_contradiction(run, resource.table);
+        } else {
+            assert_eq!(run.expect("a run").state, RunState::Complete, "{resource:?}");
+            assert_eq!(world.living(resource).await.len(), NUMBER, "{resource:?}");
+        }
+    }
+}

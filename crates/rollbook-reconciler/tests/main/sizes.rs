@@ -77,7 +77,7 @@ async fn pages_that_are_too_large_are_read_with_fewer_objects() {
     assert_eq!(report.expect("a run").state, RunState::Complete);
     world.assert_equal().await;
     // Three parts of the users meet the limit at the same time.
-    assert!(refused <= 50, "{refused} answers were thrown away");
+    assert!(refused <= 50, "{refused} answers were too large");
     world.pass(3600);
     world.clerk.change(|objects| objects.remove(&USERS, &user_id(50)));
     assert_eq!(run(&world).await.0.expect("a run").state, RunState::Complete);

@@ -58,7 +58,7 @@ async fn a_list_that_does_not_end_is_given_up() {
             objects.put(&SUBSCRIPTION_ITEMS, &item(&format!("csi_{number:04}"), "active"));
         }
     });
-    // A server that ignores the offset, one with a total that moves away, and one with both.
+    // A server that ignores the offset, one with a total that moves on, and one with both.
     for (ignores, total) in [(true, 1_000_000), (false, 0), (true, 0)] {
         let source = Lying::new(&world).pages(move |clerk, resource, request, page| {
             let mut page = page?;

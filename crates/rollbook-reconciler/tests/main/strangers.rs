@@ -53,7 +53,7 @@ async fn an_object_of_another_type_or_marked_as_deleted_in_any_list_becomes_no_r
 }
 
 #[tokio::test]
-async fn a_row_whose_object_is_of_another_type_now_stays_as_it_is() {
+async fn a_row_of_which_the_object_is_of_another_type_now_stays_as_it_is() {
     for spoil in SPOILT {
         let world = World::new();
         world.populate(12, 1, 0);

@@ -44,17 +44,16 @@ pub enum Fault {
     ShortPage,
     /// The totals of lists and counts are larger by this number.
     TotalJumps(u64),
-    /// A page of more than this number of objects is larger than any client reads.
+    /// Pages of more than this number of objects are larger than the objects need.
     LargePage {
         /// Largest number of objects of a page that is not.
         objects: usize,
+        /// Number of bytes that are added.
+        bytes: usize,
     },
     /// 200 with this body.
     Body(String),
 }
-
-/// Number of bytes that a [`Fault::LargePage`] adds to a page.
-const LARGE: usize = 33 << 20;
 
 impl Fault {
     /// Spoils a page.
@@ -64,8 +63,8 @@ impl Fault {
             Self::DuplicateObject if page.objects.len() > 1 => page.objects[1] = page.objects[0].clone(),
             Self::ShortPage => page.objects.truncate(page.objects.len() - page.objects.len() / 3),
             Self::TotalJumps(by) => page.total = page.total.saturating_add(*by),
-            Self::LargePage { objects } if page.objects.len() > *objects => {
-                page.objects[0].push_str(&" ".repeat(LARGE));
+            Self::LargePage { objects, bytes } if page.objects.len() > *objects => {
+                page.objects[0].push_str(&" ".repeat(*bytes));
             }
             Self::ObjectWithoutId => {
                 if let Some(first) = page.objects.first_mut() {

@@ -34,6 +34,8 @@ pub struct SyntheticSettings {
     /// Number of successive objects of a table that are created in the same millisecond. The next ones are
     /// created a millisecond later. At least one.
     pub ties: u64,
+    /// Size of the private metadata of each user, in bytes.
+    pub user_metadata: usize,
 }
 
 impl Default for SyntheticSettings {
@@ -44,6 +46,7 @@ impl Default for SyntheticSettings {
             memberships: 1_000_000,
             start_millis: 1_700_000_000_000,
             ties: 3,
+            user_metadata: 0,
         }
     }
 }
@@ -66,7 +69,7 @@ impl Synthetic {
                 memberships: settings.memberships.min(settings.users),
                 ..settings
             },
-            user: Template::new(&user()),
+            user: Template::new(&user(settings.user_metadata)),
             organization: Template::new(&organization()),
             membership: Template::new(&membership()),
         }
@@ -290,8 +293,11 @@ fn differing(mut object: Value, prefix: &str) -> Value {
     object
 }
 
-fn user() -> Value {
+fn user(metadata: usize) -> Value {
     let mut user = differing(sample("user.created"), "user_");
+    if metadata > 0 {
+        user["private_metadata"] = json!({ "notes": "x".repeat(metadata) });
+    }
     let address = json!(format!("idn_{NUMBER}"));
     user["primary_email_address_id"] = address.clone();
     user["email_addresses"][0]["id"] = address;

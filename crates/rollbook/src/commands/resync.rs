@@ -79,7 +79,10 @@ const fn fix(outcome: ResyncOutcome) -> Option<&'static str> {
         ResyncOutcome::Unproven => {
             Some("try again in five minutes: Clerk's answer may be older than a row that was written lately")
         }
-        ResyncOutcome::UnknownKind => Some("rollbook reconcile finds objects of all kinds"),
+        ResyncOutcome::UnknownKind => Some(
+            "rollbook reconcile reads every object that Clerk's API lists; sessions, subscriptions and payments come by \
+             webhooks only",
+        ),
         _ => None,
     }
 }

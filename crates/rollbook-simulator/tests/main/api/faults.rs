@@ -139,9 +139,10 @@ async fn bodies_and_pages_are_spoiled_on_demand() {
     assert_eq!((page.ids().len(), page.total()), (2, whole.total()));
     controls.inject(Fault::TotalJumps(7), 1);
     assert_eq!(stage.get("/organizations").await.total(), whole.total() + 7);
-    controls.inject(Fault::LargePage { objects: 2 }, 2);
-    assert!(stage.get("/organizations?limit=2").await.body.len() < 1 << 20);
-    assert!(stage.get("/organizations?limit=3").await.body.len() > 32 << 20);
+    controls.inject(Fault::LargePage { objects: 2, bytes: 1 << 20 }, 2);
+    assert!(stage.get("/users?limit=2").await.body.len() < 1 << 20);
+    let large = stage.get("/users?limit=3").await;
+    assert!(large.ids().len() == 3 && large.body.len() > 1 << 20);
 
     controls.inject(Fault::Body("[1,".into()), 1);
     assert_eq!(stage.get("/users").await.body, "[1,");

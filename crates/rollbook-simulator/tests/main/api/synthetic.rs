@@ -11,6 +11,7 @@ fn settings() -> SyntheticSettings {
         memberships: 95,
         start_millis: 1_700_000_000_000,
         ties: 3,
+        user_metadata: 0,
     }
 }
 

@@ -46,7 +46,7 @@ pub async fn a_row_that_has_changed_since_it_was_read_is_not_reset(mirror: Mirro
     let read = state().await;
     let done = Reset::Done(Timestamp::from_millis(START + 9));
     for _ in 0..2 {
-        // A command whose answer was lost repeats the call.
+        // A command that lost its answer repeats the call.
         assert_eq!(store.reset(&USERS, "user_1", &read).await, Ok(done));
     }
     assert_eq!(store.reset(&USERS, "user_2", &read).await, Ok(Reset::Changed), "there is no row");

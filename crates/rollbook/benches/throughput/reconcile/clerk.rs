@@ -44,6 +44,7 @@ impl Instance {
             memberships: self.memberships as u64,
             start_millis: self.start_millis,
             ties: TIES as u64,
+            user_metadata: 0,
         }
     }
 

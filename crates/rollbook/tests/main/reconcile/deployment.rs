@@ -123,11 +123,26 @@ async fn a_run_that_a_signal_stops_says_how_to_go_on_and_goes_on() {
     api.controls().set_latency(std::time::Duration::ZERO);
     ran(&home, &["reconcile", "--resume"]).ended(0);
 
-    // A run that Clerk refuses is over: there is nothing to go on with.
+    // A run that Clerk refuses has failed, and goes on in the same way.
+    api.controls().inject_on("/organizations", Fault::ServerError(403), 1);
+    let failed = ran(&home, &["reconcile", "--output", "json"]).ended(1);
+    let error = &failed.err;
+    assert!(error.contains("GET /organizations: 403") && is_punctuated(error), "{error}");
+    assert!(error.contains("then go on with the others: rollbook reconcile --resume"), "{error}");
+    let reached: serde_json::Value = serde_json::from_str(&failed.out).expect("JSON");
+    assert_eq!((&reached["state"], &reached["resources"][1]["done"]), (&"failed".into(), &true.into()));
+    let run = reached["run"].as_str().expect("an id").to_owned();
+    let resumed = ran(&home, &["reconcile", "--resume", "--output", "json"]).ended(0).out;
+    let resumed: serde_json::Value = serde_json::from_str(&resumed).expect("JSON");
+    assert_eq!((resumed["run"].as_str(), &resumed["state"]), (Some(run.as_str()), &"complete".into()));
+    assert!(ran(&home, &["reconcile", "--resume"]).ended(1).err.contains("there is no unfinished run"));
+
+    // So does one that was refused before it read anything.
     api.controls().inject(Fault::ServerError(403), 1);
     let error = ran(&home, &["reconcile"]).ended(1).err;
     assert!(
-        error.contains("GET /instance: 403") && !error.contains("--resume") && is_punctuated(&error),
+        error.contains("GET /instance: 403") && error.contains("--resume") && is_punctuated(&error),
         "{error}"
     );
+    ran(&home, &["reconcile", "--resume"]).ended(0);
 }
