@@ -163,7 +163,9 @@ impl Forward {
                 let page = forwards.forward_changes(&taken.name, state, after, FORWARD_CHANGES_MAX).await?;
                 let Some(last) = page.last() else { break };
                 after = last.line.position;
-                page.into_iter().for_each(|change| board.restore(change));
+                for change in page {
+                    board.restore(change);
+                }
             }
         }
         Ok(board)

@@ -17,7 +17,7 @@ use crate::config::{Config, ForwardGroup};
 pub(crate) fn forwarder(
     config: &Config,
     store: Arc<dyn FullStore>,
-    clock: Arc<dyn Clock>,
+    clock: &Arc<dyn Clock>,
     registry: &Registry,
 ) -> Result<Option<Forwarder>, prometheus::Error> {
     if config.forwards.is_empty() {

@@ -194,7 +194,7 @@ fn start_forwards(
     registry: &Registry,
 ) -> anyhow::Result<()> {
     let Some(store) = store else { return Ok(()) };
-    if let Some(forwarder) = forwards::forwarder(config, store, clock.clone(), registry)? {
+    if let Some(forwarder) = forwards::forwarder(config, store, clock, registry)? {
         supervisor.start("forwarder", |stop| async move {
             forwarder.run(stop).await;
             Ok(())

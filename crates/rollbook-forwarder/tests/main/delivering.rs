@@ -26,7 +26,7 @@ async fn a_forward_begins_with_the_next_change_and_sends_each_once_in_order() {
     let running = stage.start(settings());
     stage.until_settled().await;
     assert_eq!(stage.receiver.accepted().len(), 5, "a stop in order sends nothing twice");
-    assert_eq!(running.metric("rollbook_forward_deliveries_total", "delivered") as u64, 1);
+    assert_eq!(running.metric("rollbook_forward_deliveries_total", "delivered"), 1);
     running.stop().await;
 }
 

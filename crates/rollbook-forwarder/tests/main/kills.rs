@@ -39,9 +39,9 @@ async fn survives(kills: Vec<u64>, seed: u64) {
         assert!(accepted.contains(&position) || failed.contains(&position), "{position} is lost");
     }
     for subject in ["user_1", "user_2", "user_3", "user_4"] {
-        let mut seen = HashSet::new();
+        let mut known = HashSet::new();
         let all = &crate::stage::by_subject(&got)[subject];
-        let first: Vec<u64> = all.iter().copied().filter(|position| seen.insert(*position)).collect();
+        let first: Vec<u64> = all.iter().copied().filter(|position| known.insert(*position)).collect();
         assert!(first.is_sorted(), "{subject}: {first:?}");
     }
 }

@@ -81,7 +81,7 @@ async fn retry_after_holds_the_forward_for_as_long_as_it_asks() {
     stage.write(&["user_1", "user_2", "user_3"]).await;
     stage.until_settled().await;
     let got = stage.receiver.got();
-    let pauses: Vec<Duration> = got.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+    let pauses: Vec<Duration> = got.windows(2).map(|pair| pair[1].at.saturating_sub(pair[0].at)).collect();
     assert!(pauses[0] >= Duration::from_secs(300), "{pauses:?}");
     assert!(pauses[0] < Duration::from_secs(310), "{pauses:?}");
     assert_eq!(got[0].id, "chg_1");
@@ -99,7 +99,7 @@ async fn a_receiver_that_hangs_gets_the_change_again_after_the_time_limit_with_t
     stage.until_settled().await;
     let got = stage.receiver.got();
     assert_eq!((got.len(), position(&got[0].id)), (1, 1), "the others were dropped");
-    assert!(running.metric("rollbook_forward_deliveries_total", "timeout") >= 2.0);
+    assert!(running.metric("rollbook_forward_deliveries_total", "timeout") >= 2);
     assert_eq!(stage.store.feed().await.expect("a feed").last, 1);
     running.stop().await;
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
+use prometheus::proto::Metric;
 use rollbook_core::change::Change;
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
@@ -267,14 +268,14 @@ impl Running {
     }
 
     /// Value of a metric.
-    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name).expect("the metric");
-        let of = family
-            .get_metric()
-            .iter()
-            .filter(|metric| metric.get_label().iter().any(|pair| pair.value() == label));
-        of.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
+        let has_label = |metric: &&Metric| metric.get_label().iter().any(|pair| pair.value() == label);
+        let of = family.get_metric().iter().filter(has_label);
+        let sum: f64 =
+            of.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum();
+        format!("{:.0}", sum.floor()).parse().expect("a number from zero")
     }
 }
 

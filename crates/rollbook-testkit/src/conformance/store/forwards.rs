@@ -197,7 +197,7 @@ pub async fn a_recorded_change_comes_back_with_all_its_fields(mut mirror: Mirror
     let mut all = Vec::new();
     for (kind, position) in ChangeKind::ALL.into_iter().zip(1..) {
         let mut change = failed(position, "org_\u{e9}'\"\\");
-        change.line.resource = "organizations".to_owned();
+        "organizations".clone_into(&mut change.line.resource);
         change.line.kind = kind;
         change.line.changed = vec!["name".to_owned(), "a \"quoted\", odd one".to_owned()];
         change.line.cause = Some("msg_1".to_owned());
