@@ -26,6 +26,8 @@ async fn a_script_with_curl_that_is_killed_handles_every_change_and_repeats_at_m
     drop(free);
     let home = Home::new(BINARY)
         .with("ROLLBOOK_LOG", "warn")
+        // Messages of the killed process are due again only after it.
+        .with("ROLLBOOK_LEASE_FOR", "5s")
         .with("ROLLBOOK_API_LISTEN", api.to_string())
         .with("ROLLBOOK_API_TOKENS", TOKEN);
     let folder = tempfile::tempdir().expect("a folder");
