@@ -11,14 +11,13 @@ use rollbook_core::queue::Enqueued;
 use rollbook_core::signature::VerifyError;
 
 use crate::metrics::outcome;
+use crate::paths::WebhookPaths;
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// Reason for which a request is not answered 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Unknown path.
-    NotFound,
     /// Method not allowed on this path; the value lists the allowed ones.
     Method(&'static str),
     /// The body exceeds the length limit.
@@ -46,7 +45,6 @@ pub(crate) enum Refusal {
 impl Refusal {
     const fn status(self) -> StatusCode {
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -62,7 +60,6 @@ impl Refusal {
 
     fn body(self) -> Bytes {
         let text = match self {
-            Self::NotFound => "not found",
             Self::Method(_) => "method not allowed",
             Self::TooLarge => "body too large",
             Self::TooSlow => "body too slow",
@@ -80,8 +77,8 @@ impl Refusal {
     /// Outcome label under which the refused delivery is counted.
     pub(crate) const fn outcome(self) -> &'static str {
         match self {
-            // The first two are never counted as deliveries; the match must be total.
-            Self::NotFound | Self::Method(_) | Self::Incomplete => outcome::TORN,
+            // The first is never counted as a delivery; the match must be total.
+            Self::Method(_) | Self::Incomplete => outcome::TORN,
             Self::TooLarge => outcome::TOO_LARGE,
             Self::TooSlow => outcome::TOO_SLOW,
             Self::Unverified(error) => error.label(),
@@ -125,6 +122,12 @@ pub(crate) fn durable(enqueued: Enqueued) -> Answer {
     )
 }
 
+/// Response to a request with another path. Paths have no character that JSON would escape.
+pub(crate) fn not_found(paths: &WebhookPaths) -> Answer {
+    let body = format!(r#"{{"error":"not found; deliveries are accepted at {paths}"}}"#);
+    json(StatusCode::NOT_FOUND, Bytes::from(body))
+}
+
 /// Response to a successful health check.
 pub(crate) fn healthy() -> Answer {
     json(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#))
@@ -160,7 +163,6 @@ mod tests {
             VerifyError::NoMatch,
         ];
         let mut all = vec![
-            Refusal::NotFound,
             Refusal::Method("POST"),
             Refusal::TooLarge,
             Refusal::TooSlow,

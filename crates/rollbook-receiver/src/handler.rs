@@ -26,15 +26,11 @@ use crate::batcher::{PendingRequest, WaitingDelivery};
 use crate::body::{self, BufferedBody};
 use crate::body_budget::BodyBudget;
 use crate::metrics::Metrics;
+use crate::paths::{HEALTH, WebhookPaths};
 use crate::reason::Refused;
 use crate::refusals::Refusals;
 use crate::settings::Settings;
 
-/// Path of Svix's POST requests.
-const DELIVERIES: &str = "/webhooks/clerk";
-/// Same path with a trailing slash, as some operators and proxies write it.
-const DELIVERIES_WITH_SLASH: &str = "/webhooks/clerk/";
-const HEALTH: &str = "/healthz";
 /// Header with the trace of a request. Not signed.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -46,6 +42,7 @@ struct Verified {
 
 /// State shared by all requests.
 pub(crate) struct Handler {
+    paths: WebhookPaths,
     secrets: SigningSecrets,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -72,9 +69,10 @@ impl Handler {
         shutting_down: CancellationToken,
     ) -> Self {
         Self {
+            paths: settings.webhook_paths.clone(),
             secrets,
             clock,
-            refusals: Refusals::new(Arc::clone(&metrics)),
+            refusals: Refusals::new(Arc::clone(&metrics), settings.webhook_paths.clone()),
             metrics,
             batcher,
             permits: Arc::new(Semaphore::new(settings.in_flight_max)),
@@ -101,26 +99,25 @@ impl Handler {
 
     async fn route(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
         let (head, body) = request.into_parts();
-        let refusal = match head.uri.path() {
-            DELIVERIES | DELIVERIES_WITH_SLASH if head.method == Method::POST => {
+        let answer = match head.uri.path() {
+            path if self.paths.contains(path) && head.method == Method::POST => {
                 return self.deliver(&head.headers, body, connection).await;
             }
-            DELIVERIES | DELIVERIES_WITH_SLASH => {
+            path if self.paths.contains(path) => {
                 self.refusals.note(Refused::Method, self.clock.now());
-                Refusal::Method("POST")
+                Refusal::Method("POST").answer()
             }
             HEALTH if matches!(head.method, Method::GET | Method::HEAD) => {
                 return answer::and_close(self.health());
             }
-            HEALTH => Refusal::Method("GET, HEAD"),
+            HEALTH => Refusal::Method("GET, HEAD").answer(),
             _ => {
                 if read_headers(&head.headers).is_ok() {
                     self.refusals.note(Refused::Path, self.clock.now());
                 }
-                Refusal::NotFound
+                answer::not_found(&self.paths)
             }
         };
-        let answer = refusal.answer();
         self.metrics.refused(answer.status());
         answer::and_close(answer)
     }

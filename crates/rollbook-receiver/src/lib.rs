@@ -31,12 +31,13 @@ mod connection_metrics;
 mod handler;
 mod metrics;
 mod outage;
+mod paths;
 mod reason;
 mod refusals;
-
 mod server;
 mod settings;
 mod skew;
 
+pub use paths::{WebhookPaths, WrongPath};
 pub use server::{Receiver, ReceiverError};
 pub use settings::{BODY_WINDOW, Settings};

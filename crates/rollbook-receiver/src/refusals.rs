@@ -13,6 +13,7 @@ use rollbook_core::time::Timestamp;
 use tracing::warn;
 
 use crate::metrics::Metrics;
+use crate::paths::WebhookPaths;
 use crate::reason::{Reason, Refused};
 
 /// Minimum interval between two log lines of one reason.
@@ -21,6 +22,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Counts refusals and logs them at a limited rate.
 pub(crate) struct Refusals {
     metrics: Arc<Metrics>,
+    paths: WebhookPaths,
     /// One tally per reason, in the order of [`Reason::ALL`].
     tallies: [Mutex<Tally>; Reason::ALL.len()],
 }
@@ -32,8 +34,8 @@ struct Tally {
 }
 
 impl Refusals {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, tallies: Default::default() }
+    pub(crate) fn new(metrics: Arc<Metrics>, paths: WebhookPaths) -> Self {
+        Self { metrics, paths, tallies: Default::default() }
     }
 
     /// Counts one refusal, and logs a line if one is due.
@@ -42,19 +44,21 @@ impl Refusals {
         self.metrics.refusal(reason);
         let due = self.tallies[reason as usize].lock().unwrap_or_else(PoisonError::into_inner).note(now);
         if let Some(count) = due {
-            log(refused, count);
+            log(refused, count, &self.paths);
         }
     }
 }
 
-fn log(refused: Refused, count: u64) {
+fn log(refused: Refused, count: u64, paths: &WebhookPaths) {
     match refused {
         Refused::Unverified(why) => {
             warn!(refused = count, %why, fix = fix(why), "deliveries are answered 400");
         }
         Refused::Path => warn!(
             refused = count,
-            fix = "correct the path in the endpoint's URL in Clerk's dashboard, or in the proxy that rewrites it",
+            accepted = %paths,
+            fix = "correct the path in the endpoint's URL in Clerk's dashboard or in the proxy that rewrites it, or set \
+                   webhook_path (ROLLBOOK_WEBHOOK_PATH)",
             "requests with svix-* headers to an unknown path are answered 404"
         ),
         Refused::Unreadable(status) => warn!(

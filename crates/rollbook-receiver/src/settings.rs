@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::paths::WebhookPaths;
+
 /// Maximum of every time limit; larger settings mean "unlimited". Adding a limit to a timestamp must not
 /// overflow.
 const SPAN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -15,6 +17,8 @@ pub const BODY_WINDOW: Duration = Duration::from_secs(3);
 /// than a day means a day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Paths that accept deliveries.
+    pub webhook_paths: WebhookPaths,
     /// Maximum time for a request head, from its first byte; for the first request, from the accept. After it
     /// the connection is closed without an answer.
     pub header_timeout: Duration,
@@ -64,6 +68,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            webhook_paths: WebhookPaths::default(),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             connection_age_max: Duration::from_secs(10 * 60),
@@ -94,6 +99,7 @@ impl Settings {
         // A semaphore grants at most this many permits (bytes) at once.
         let body_max = self.body_max.min(u32::MAX as usize);
         Self {
+            webhook_paths: self.webhook_paths,
             header_timeout: span(self.header_timeout),
             idle_timeout: span(self.idle_timeout),
             connection_age_max: span(self.connection_age_max),

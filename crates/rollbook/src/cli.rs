@@ -159,8 +159,11 @@ pub(crate) struct Demo {
 #[derive(clap::Args)]
 pub(crate) struct Send {
     /// Type of a built-in event, such as user.created; the event has the current time
-    #[arg(value_name = "TYPE", required_unless_present = "file", value_parser = arguments::name)]
+    #[arg(value_name = "TYPE", required_unless_present_any = ["file", "list"], value_parser = arguments::name)]
     pub(crate) event_type: Option<String>,
+    /// Lists the types of all built-in events and sends nothing
+    #[arg(long, conflicts_with_all = ["event_type", "file", "count", "url"])]
+    pub(crate) list: bool,
     /// Sends this file, byte for byte, in place of a built-in event
     #[arg(long, value_name = "PATH", conflicts_with = "event_type")]
     pub(crate) file: Option<PathBuf>,

@@ -214,6 +214,7 @@ pub(crate) fn reconciler(
 pub(crate) fn receiver_settings(config: &Config) -> rollbook_receiver::Settings {
     let settings = &config.settings;
     rollbook_receiver::Settings {
+        webhook_paths: settings.webhook_path.clone(),
         header_timeout: settings.header_timeout,
         idle_timeout: settings.idle_timeout,
         connection_age_max: settings.connection_age_max,

@@ -1,7 +1,7 @@
 //! All HTTP responses of the contract.
 
 use rollbook_core::time::Timestamp;
-use rollbook_receiver::Settings;
+use rollbook_receiver::{Settings, WebhookPaths};
 use std::time::Duration;
 
 use crate::client::{NOW, Post, SECRET};
@@ -163,12 +163,30 @@ async fn the_timestamp_tolerance_is_configurable() {
 }
 
 #[tokio::test]
+async fn deliveries_are_accepted_at_each_configured_path_and_at_no_other() {
+    let webhook_paths = WebhookPaths::parse("/api/webhooks/clerk,/hooks").expect("two paths");
+    let server = Server::start(Settings { webhook_paths, ..Settings::default() }).await;
+    let request = |path: &str, id: &str| {
+        let post = String::from_utf8(Post::signed(SECRET, id, NOW, "{}").bytes()).expect("plain text");
+        post.replacen("/webhooks/clerk", path, 1)
+    };
+    for (path, id) in
+        [("/api/webhooks/clerk", "msg_1"), ("/api/webhooks/clerk/", "msg_2"), ("/hooks?x=1", "msg_3")]
+    {
+        server.client().await.ask(request(path, id)).await.assert_status("queued");
+    }
+    let answer = server.client().await.ask(request("/webhooks/clerk", "msg_4")).await;
+    answer.assert_error(404, "not found; deliveries are accepted at /api/webhooks/clerk, /hooks");
+    assert!((server.metric("rollbook_refusals_total{reason=\"path\"}") - 1.0).abs() < 0.1);
+}
+
+#[tokio::test]
 async fn an_unknown_path_is_404_and_a_wrong_method_405_and_both_close_and_are_counted() {
     let server = Server::start(Settings::default()).await;
     for path in ["/", "/webhooks", "/webhooks/clerk//", "/WEBHOOKS/clerk", "/metrics", "*"] {
         let mut client = server.client().await;
         let answer = client.ask(format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n")).await;
-        answer.assert_error(404, "not found");
+        answer.assert_error(404, "not found; deliveries are accepted at /webhooks/clerk");
         assert!(answer.closes());
         client.closed().await;
     }

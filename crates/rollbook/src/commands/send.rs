@@ -22,7 +22,6 @@ use crate::config::{Config, Problems, values};
 use crate::nearest::nearest;
 use crate::output::{harmless, print, print_json};
 
-pub(super) const PATH: &str = "/webhooks/clerk";
 /// Number of random characters of an id, as in Svix's ids.
 const ID_LENGTH: usize = 27;
 
@@ -31,11 +30,19 @@ const ID_LENGTH: usize = 27;
 /// # Errors
 /// An answer is not 2xx, or there is none.
 pub(crate) fn run(config: &Config, arguments: &Send) -> anyhow::Result<()> {
+    if arguments.list {
+        let types: Vec<&str> = samples::event_types().collect();
+        match arguments.output {
+            Output::Text => print(&types.join("\n"))?,
+            Output::Json => print_json(&json!(types))?,
+        }
+        return Ok(());
+    }
     let secrets = config.signing_secrets()?;
     let body = Body::of(arguments)?;
     let target = match &arguments.url {
-        Some(url) => Target::parse(url)?,
-        None => Target { address: reachable(config.settings.listen), path: PATH.to_owned() },
+        Some(url) => Target::parse(url, config.settings.webhook_path.first())?,
+        None => Target::of(config),
     };
     on_all_cores(send(secrets.first(), &body, &target, arguments))
 }
@@ -142,7 +149,14 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn parse(url: &str) -> Result<Self, Problems> {
+    /// Returns the receiver that this configuration describes.
+    pub(super) fn of(config: &Config) -> Self {
+        let settings = &config.settings;
+        Self { address: reachable(settings.listen), path: settings.webhook_path.first().to_owned() }
+    }
+
+    /// Parses a URL. One without a path gets `default_path`.
+    pub(super) fn parse(url: &str, default_path: &str) -> Result<Self, Problems> {
         let refuse = |wrong: &str| {
             // The URL is not repeated: somebody may have written a password into it.
             Problems::one("--url", wrong, "write it as http://127.0.0.1:8080/webhooks/clerk")
@@ -158,7 +172,7 @@ impl Target {
         };
         let address =
             resolve(&with_port).map_err(|error| refuse(&format!("its host can't be found ({error})")))?;
-        let path = if matches!(path, "" | "/") { PATH } else { path };
+        let path = if matches!(path, "" | "/") { default_path } else { path };
         Ok(Self { address, path: path.to_owned() })
     }
 }
@@ -180,18 +194,18 @@ mod tests {
             ("http://[::1]:90/x", "[::1]:90", "/x"),
             ("http://[::1]/", "[::1]:80", "/webhooks/clerk"),
         ] {
-            let target = Target::parse(url).expect(url);
+            let target = Target::parse(url, "/webhooks/clerk").expect(url);
             assert_eq!((target.address.to_string().as_str(), target.path.as_str()), (address, path));
         }
         for url in ["https://127.0.0.1", "127.0.0.1:80", "http://", "http://127.0.0.1:port"] {
-            assert!(Target::parse(url).is_err(), "{url}");
+            assert!(Target::parse(url, "/x").is_err(), "{url}");
         }
     }
 
     #[test]
     fn a_url_that_is_refused_is_not_shown_since_it_may_hold_a_password() {
         for url in ["http://rb:ZQXK@127.0.0.1:1/x", "https://rb:ZQXK@h/", "rb:ZQXK@h"] {
-            let Err(refused) = Target::parse(url) else { panic!("{url} is taken") };
+            let Err(refused) = Target::parse(url, "/x") else { panic!("{url} is taken") };
             let refused = refused.to_string();
             assert!(!refused.contains("ZQXK") && refused.contains("--url"), "{refused}");
         }

@@ -81,7 +81,9 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
 
 fn log_addresses(config: &Config, faces: Faces, service: &Service) {
     if let Some(address) = service.listening {
-        tracing::info!("deliveries: http://{address}/webhooks/clerk");
+        for path in config.settings.webhook_path.iter() {
+            tracing::info!("deliveries: http://{address}{path}");
+        }
     }
     if let Some(address) = service.api_listening {
         tracing::info!("API: http://{address}/v1/changes");

@@ -86,8 +86,9 @@ impl Found<'_> {
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+            DeValue::Boolean(value) => value.to_string(),
             _ => {
-                let wrong = wrong("is neither a text nor a number", "write it in quotes");
+                let wrong = wrong("is neither a text nor a whole number", "write it in quotes");
                 return self.problems.push(Problem::of(name, Some(&origin), wrong));
             }
         };
@@ -163,8 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn a_table_a_list_and_a_boolean_are_refused_as_values() {
-        let (_, problems) = read("lanes = [2]\nlisten = true\n[log]\nlevel = 1\n");
+    fn a_table_a_list_and_a_fraction_are_refused_as_values_and_a_boolean_is_its_word() {
+        let (_, problems) = read("lanes = [2]\nlisten = 1.5\n[log]\nlevel = 1\n");
         assert_eq!(problems.len(), 3, "{problems:?}");
+        let (values, problems) = read("ledger = false\n");
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(values.get("ledger").expect("it is there").text, "false");
     }
 }

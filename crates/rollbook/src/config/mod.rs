@@ -21,10 +21,12 @@ mod url;
 pub(crate) mod values;
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use rollbook_clerk::SecretKey;
 use rollbook_core::signature::SigningSecrets;
+use rollbook_receiver::WebhookPaths;
 
 pub(crate) use self::environment::Environment;
 pub(crate) use self::problem::{Origin, Problem, Problems};
@@ -96,16 +98,26 @@ impl Config {
         Self::read(values, problems)?.checked()
     }
 
-    fn read(values: Values, mut problems: Vec<Problem>) -> Result<Self, Problems> {
+    fn read(mut values: Values, mut problems: Vec<Problem>) -> Result<Self, Problems> {
         let mut used = values.clone();
         if used.get(Settings::queue_url().about.key).is_some() {
             // REDIS_URL may belong to another program and is not read then.
             used.remove(Settings::redis_url().about.key);
         }
+        let listen = &Settings::listen().about;
+        if used.get(listen.key).is_some() {
+            // So may PORT.
+            used.remove(Settings::port().about.key);
+        }
         let settings = reader::read::<Settings>(&used, &mut problems);
-        let Some(settings) = settings.filter(|_| problems.is_empty()) else {
+        let Some(mut settings) = settings.filter(|_| problems.is_empty()) else {
             return Err(Problems(problems));
         };
+        if let (Some(port), Some(given)) = (settings.port, used.get(Settings::port().about.key)) {
+            settings.listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            let (text, origin) = (settings.listen.to_string(), given.origin.clone());
+            values.set(listen.key, Given { setting: listen, text, origin });
+        }
         let embedded = |file: &str| Place::Sqlite(settings.data_dir.join(file));
         let queue = settings.queue_url.as_ref().or(settings.redis_url.as_ref());
         let places = Places {
@@ -177,7 +189,7 @@ impl Config {
         if self.values.get(queue_url.key).is_some() { queue_url } else { &Settings::redis_url().about }
     }
 
-    /// Returns the configuration with queue and store in these places, this schema and these secrets.
+    /// Returns the configuration with queue and store in these places, this schema, these secrets and the default path.
     ///
     /// # Errors
     /// The values do not fit the other settings.
@@ -188,7 +200,9 @@ impl Config {
         schema: String,
         secrets: SigningSecrets,
     ) -> Result<Self, Problems> {
-        let settings = Settings { schema, clerk_webhook_signing_secret: Some(secrets), ..self.settings };
+        let webhook_path = WebhookPaths::default();
+        let settings =
+            Settings { schema, webhook_path, clerk_webhook_signing_secret: Some(secrets), ..self.settings };
         Self { settings, places: Places { queue, store }, ..self }.checked()
     }
 

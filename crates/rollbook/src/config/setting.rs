@@ -268,9 +268,9 @@ pub(super) fn choice<T: Copy + Sync + 'static>(words: &'static [(&'static str, T
     Setting::new(kind, move |text| values::choice(text, words))
 }
 
-/// Declares `yes` or `no`.
+/// Declares `yes` or `no`; other common words for them are accepted too.
 pub(super) fn yes_or_no() -> Setting<bool> {
-    choice(&[("yes", true), ("no", false)])
+    Setting::new(Kind::Choice(vec!["yes", "no"]), values::yes_or_no)
 }
 
 /// A duration, at most this long.

@@ -12,6 +12,7 @@ use rollbook_api::Tokens;
 use rollbook_clerk::{ApiUrl, SecretKey};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::signature::SigningSecrets;
+use rollbook_receiver::WebhookPaths;
 
 use super::reader::{Declared, Reader};
 use super::relations::Relation;
@@ -21,7 +22,9 @@ use super::setting::{
     secret, settings, share, size, text, url, yes_or_no,
 };
 use super::url::{Place, Role, ServerUrl};
-use super::values::{api_tokens, api_url, identifier, key_prefix, log_filter, secret_key, signing_secrets};
+use super::values::{
+    api_tokens, api_url, identifier, key_prefix, log_filter, secret_key, signing_secrets, webhook_paths,
+};
 
 /// Every setting, in the order of the report.
 pub(crate) static SETTINGS: LazyLock<Vec<&'static About>> = LazyLock::new(Settings::declarations);
@@ -40,6 +43,8 @@ const ENQUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 const LEASE_LINGER_MAX: Duration = Duration::from_secs(1);
 /// Minimum of `reconcile_every`. Reconciliations without a pause would use up the budget of the API.
 const RECONCILE_EVERY_MIN: Duration = Duration::from_secs(60);
+/// Minimum of `reconcile_check_every`. A check is about ten requests.
+const CHECK_EVERY_MIN: Duration = Duration::from_secs(10);
 /// Minimum of `lease_for`. A batch must end long before another worker may take it.
 const LEASE_FOR_MIN: Duration = Duration::from_secs(5);
 
@@ -84,7 +89,12 @@ settings! {
                 "one or more whsec_…, separated by commas or spaces; all are tried, so that a secret can be rotated";
             data_dir: PathBuf = folder().or("./rollbook-data").everyday(),
                 "folder of queue.db and store.db, the embedded default";
-            listen: SocketAddr = address().or("127.0.0.1:8080").everyday(), "address for deliveries";
+            listen: SocketAddr = address().or("127.0.0.1:8080").everyday(),
+                "address for deliveries; without it 0.0.0.0:PORT where PORT is set";
+            port: Option<u16> = number(65_535).optional("8080").shared(),
+                "port for deliveries, on every interface, where listen is not set: hosting platforms set PORT";
+            webhook_path: WebhookPaths = text(webhook_paths).or("/webhooks/clerk").everyday(),
+                "path of deliveries, or several, separated by commas; a slash at the end makes no difference";
             ops_listen: SocketAddr = address().or("127.0.0.1:9464").everyday(),
                 "address of health and metrics",
                 must(Any, "another port than that of listen",
@@ -135,7 +145,10 @@ settings! {
                     "would read everything at Clerk without a pause");
             reconcile_check_every: Option<Duration> = interval(DAY).or("5m"),
                 "time between two checks of a worker between reconciliations: numbers of objects, and recently changed \
-                 users; off: none";
+                 users; off: none",
+                must(Any, "at least 10s, or off",
+                    |s, _| s.reconcile_check_every.is_none_or(|every| every >= CHECK_EVERY_MIN),
+                    "would use up the budget of Clerk's API");
             api_budget: f64 = share().or("0.5"),
                 "share of Clerk's rate limit that a process may use; your application shares the limit";
         }

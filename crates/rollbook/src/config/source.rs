@@ -64,6 +64,11 @@ impl Values {
         self.given.remove(key);
     }
 
+    /// Sets a value in place of any other.
+    pub(crate) fn set(&mut self, key: &str, given: Given) {
+        self.given.insert(key.to_owned(), given);
+    }
+
     /// Adds a value, or the content of the file with this name. One source must not give both.
     pub(crate) fn give(&mut self, key: &str, is_file: bool, given: Given, problems: &mut Vec<Problem>) {
         let (origin, setting) = (given.origin.clone(), given.setting);

@@ -59,6 +59,25 @@ fn flags_come_before_the_environment_before_the_file_before_the_default() {
 }
 
 #[test]
+fn port_is_listened_on_where_listen_is_not_set_and_the_report_says_so() {
+    let listen = |environment: &[(&str, &str)]| {
+        load(&[], environment, None).expect("all is right").settings.listen.to_string()
+    };
+    assert_eq!(listen(&[("PORT", "3000")]), "0.0.0.0:3000");
+    assert_eq!(listen(&[("PORT", "65535")]), "0.0.0.0:65535");
+    assert_eq!(listen(&[("PORT", "of another program"), ("ROLLBOOK_LISTEN", "127.0.0.1:1")]), "127.0.0.1:1");
+    assert_eq!(listen(&[]), "127.0.0.1:8080");
+    let report = load(&[], &[("PORT", "3000")], None).expect("all is right").json(&[]);
+    assert_eq!(report["listen"]["value"], "0.0.0.0:3000");
+    for wrong in ["0", "65536", "http"] {
+        let text = refusal(load(&[], &[("PORT", wrong)], None));
+        assert!(text.contains("port (environment PORT)"), "{text}");
+    }
+    let text = refusal(load(&[], &[("PORT", "9464"), ("ROLLBOOK_OPS_LISTEN", "0.0.0.0:9464")], None));
+    assert!(text.contains("the same address as listen"), "{text}");
+}
+
+#[test]
 fn a_secret_may_be_the_content_of_a_file() {
     let secret = file(&format!("  {SECRET}\n"));
     let path = secret.path().to_str().expect("a plain path");

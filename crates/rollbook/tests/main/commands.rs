@@ -23,7 +23,8 @@ fn migrate_check_ends_with_1_until_migrate_has_run() {
 fn one_face_alone_refuses_a_database_that_lacks_a_migration() {
     let home = Home::new();
     std::fs::create_dir(home.path().join("rollbook-data")).expect("a folder");
-    let ran = home.run(&["receive"], &SIGNED).ended(1);
+    let free = ["receive", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
+    let ran = home.run(&free, &SIGNED).ended(1);
     assert!(ran.err.contains("rollbook migrate"), "{}", ran.err);
 }
 
@@ -45,6 +46,19 @@ fn nothing_is_redriven_or_discarded_without_saying_what() {
         home.run(&["dead-letters", verb, "--all", "--since", "2h"], &[]).ended(2);
         assert_eq!(home.run(&["dead-letters", verb, "--all"], &[]).ended(0).out, none);
     }
+}
+
+#[test]
+fn send_lists_its_types_without_a_receiver_and_each_can_be_sent() {
+    let listed = Home::new().run(&["send", "--list"], &[]).ended(0);
+    let types: Vec<&str> = listed.out.lines().collect();
+    assert!(types.contains(&"user.created") && types.contains(&"sms.created"), "{}", listed.out);
+    let json = Home::new().run(&["send", "--list", "--output", "json"], &[]).ended(0).json();
+    assert_eq!(json, serde_json::json!(types));
+    for event_type in types {
+        assert!(rollbook_simulator::samples::sample(event_type).is_some(), "{event_type}");
+    }
+    Home::new().run(&["send", "--list", "user.created"], &SIGNED).ended(2);
 }
 
 #[test]

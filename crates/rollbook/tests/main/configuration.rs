@@ -3,10 +3,12 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 61] = [
+const WRONG: [(&str, &str); 63] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
+    ("PORT", "0"),
+    ("ROLLBOOK_WEBHOOK_PATH", "webhooks?x"),
     ("ROLLBOOK_OPS_LISTEN", "metrics.example:9464"),
     ("ROLLBOOK_QUEUE_URL", "postgres://me:ImASecret@db"),
     ("REDIS_URL", "http://:ImASecret@queue"),
@@ -30,7 +32,7 @@ const WRONG: [(&str, &str); 61] = [
     ("CLERK_SECRET_KEY", "pk_live_ImASecret"),
     ("CLERK_API_URL", "https://me:ImASecret@api.example"),
     ("ROLLBOOK_RECONCILE_EVERY", "59s"),
-    ("ROLLBOOK_RECONCILE_CHECK_EVERY", "soon"),
+    ("ROLLBOOK_RECONCILE_CHECK_EVERY", "9s"),
     ("ROLLBOOK_API_BUDGET", "1.1"),
     ("ROLLBOOK_API_LISTEN", "8090"),
     ("ROLLBOOK_API_TOKENS", "ImASecret-of-31-characters-long"),

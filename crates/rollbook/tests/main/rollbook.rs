@@ -1,10 +1,11 @@
 //! Runs the real binary in a separate folder and environment.
 
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -44,10 +45,29 @@ impl Home {
         command
     }
 
-    /// Runs the command to its end.
+    /// Runs the command to its end. A command that should end but serves on fails its test at the deadline.
+    #[track_caller]
     pub(crate) fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
-        let output = self.command(arguments, environment).output().expect("it runs");
-        Ran::new(arguments, output)
+        let mut command = self.command(arguments, environment);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let out = text_of(child.stdout.take().expect("it is piped"));
+        let err = text_of(child.stderr.take().expect("it is piped"));
+        let began_at = Instant::now();
+        let mut ended = || child.try_wait().expect("it can be waited for");
+        let status = loop {
+            match ended() {
+                None if began_at.elapsed() < DEADLINE => std::thread::sleep(Duration::from_millis(2)),
+                status => break status,
+            }
+        };
+        let _ = child.kill();
+        let _ = child.wait();
+        let [out, err] = [out, err].map(|text| text.join().expect("it prints UTF-8"));
+        let what = arguments.join(" ");
+        let Some(status) = status else {
+            panic!("rollbook {what} with {environment:?} didn't end within {DEADLINE:?}\n{out}\n{err}")
+        };
+        Ran { code: status.code(), out, err, what }
     }
 }
 
@@ -60,12 +80,6 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    fn new(arguments: &[&str], output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints UTF-8");
-        let (out, err) = (text(output.stdout), text(output.stderr));
-        Self { code: output.status.code(), out, err, what: arguments.join(" ") }
-    }
-
     /// Asserts the exit code.
     #[track_caller]
     pub(crate) fn ended(self, code: i32) -> Self {
@@ -130,6 +144,15 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Reads a pipe to its end, while the process fills it.
+fn text_of(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        pipe.read_to_string(&mut text).expect("it prints UTF-8");
+        text
+    })
 }
 
 /// Repeats the request until there is an answer.

@@ -174,7 +174,7 @@ impl Show {
         };
         let endpoint = Endpoint {
             address: surroundings.receiver,
-            path: "/webhooks/clerk".to_owned(),
+            path: self.config.settings.webhook_path.first().to_owned(),
             secret: self.config.signing_secrets()?.first().clone(),
         };
         let running = Running { queue, store, registry, endpoint };

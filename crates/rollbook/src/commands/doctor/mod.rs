@@ -66,7 +66,6 @@ impl Needs {
 /// # Errors
 /// A check has failed; the error is [`Problems`] if the configuration is wrong.
 pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result<()> {
-    let target = arguments.url.as_deref().map(Target::parse).transpose()?;
     let needs = Needs::of(arguments.face);
     let config = match super::load(settings).map_err(anyhow::Error::downcast::<Problems>) {
         Ok(config) => config,
@@ -75,6 +74,8 @@ pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result
         }
         Err(Err(error)) => return Err(error),
     };
+    let default_path = config.settings.webhook_path.first();
+    let target = arguments.url.as_deref().map(|url| Target::parse(url, default_path)).transpose()?;
     let (mut findings, misconfigured) = configuration(&config, &needs);
     let examined = Box::pin(examine(&config, &needs, arguments.send, target));
     findings.extend(on_all_cores(async { Ok(examined.await) })?);

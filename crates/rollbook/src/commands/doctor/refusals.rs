@@ -36,7 +36,7 @@ const REASONS: [(&str, Means, &str); 12] = [
     (
         "path",
         Means::Spoilt,
-        "correct the path in the endpoint's URL in Clerk's dashboard, or in the proxy: /webhooks/clerk",
+        "correct the path in the endpoint's URL in Clerk's dashboard, or in the proxy, or set webhook_path to that path",
     ),
     ("head_too_large", Means::Spoilt, "a proxy adds headers: at most 16 KiB and 100 of them are read"),
     ("body_too_large", Means::Spoilt, "raise body_max if these are Clerk's deliveries"),

@@ -18,8 +18,7 @@ use tokio::time::Instant;
 
 use super::finding::{Finding, failed, ok, warning};
 use super::{Needs, in_time};
-use crate::commands::healthcheck::reachable;
-use crate::commands::send::{PATH, Target, new_id};
+use crate::commands::send::{Target, new_id};
 use crate::config::Config;
 use crate::output::harmless;
 use crate::wire;
@@ -62,8 +61,7 @@ pub(super) async fn send(
     let Ok(secrets) = config.signing_secrets() else {
         return failed(SEND, "there is no secret to sign with", "set CLERK_WEBHOOK_SIGNING_SECRET");
     };
-    let target = target
-        .unwrap_or_else(|| Target { address: reachable(config.settings.listen), path: PATH.to_owned() });
+    let target = target.unwrap_or_else(|| Target::of(config));
     let now = clock.now();
     let body = json!({ "type": EVENT_TYPE, "object": "event", "timestamp": now.as_millis(), "data": {} });
     let event = Event {
