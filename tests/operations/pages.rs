@@ -105,7 +105,8 @@ fn arguments(piece: &str) -> Option<Vec<&str>> {
             arguments.push("FILE");
             break;
         }
-        arguments.push(word);
+        // The value of a variable: any number.
+        arguments.push(if word.starts_with("\"$") { "1" } else { word });
     }
     Some(arguments)
 }

@@ -59,7 +59,8 @@ async fn assert_each_line_was_handled(world: &World, due: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pg_boss_runs_one_job_for_each_line() {
-    let (world, folder) = (World::new().await, npm("pg-boss"));
+    let folder = npm("pg-boss");
+    let world = World::new().await;
     let mut worker = node(&world, folder.path(), "pg-boss.mjs");
     worker.until_it_says("ready").await;
     world.sql(&block("pg-boss.sql")).await;
@@ -71,7 +72,8 @@ async fn pg_boss_runs_one_job_for_each_line() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn graphile_worker_runs_one_job_for_each_line() {
-    let (world, folder) = (World::new().await, npm("graphile-worker"));
+    let folder = npm("graphile-worker");
+    let world = World::new().await;
     let mut worker = node(&world, folder.path(), "graphile-worker.mjs");
     worker.until_it_says("ready").await;
     world.sql(&block("graphile-worker.sql")).await;
@@ -82,7 +84,8 @@ async fn graphile_worker_runs_one_job_for_each_line() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn procrastinate_runs_one_job_for_each_new_row() {
-    let (world, folder) = (World::new().await, python());
+    let folder = python();
+    let world = World::new().await;
     let script = write_block(folder.path(), "worker.py");
     let python = folder.path().join("venv/bin/python");
     let mut schema = Command::new(&python);

@@ -81,7 +81,8 @@ async fn answer(mut stream: BufReader<TcpStream>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_is_killed_sends_one_welcome_mail_to_each_user() {
-    let (world, folder, mut provider) = (World::new().await, python(), Provider::new().await);
+    let folder = python();
+    let (world, mut provider) = (World::new().await, Provider::new().await);
     let script = write_block(folder.path(), "welcome.py");
     let python = folder.path().join("venv/bin/python");
     let (url, mail_url) = (world.url(), format!("http://{}/mails", provider.address));
@@ -94,7 +95,7 @@ async fn a_reader_that_is_killed_sends_one_welcome_mail_to_each_user() {
             .env("MAIL_TOKEN", "a token");
         Program::start(folder.path(), "welcome", &mut command)
     };
-    let history = history(150);
+    let history = history(110);
     let serving = world.home.start_ready(&["serve"]).await;
     assert_eq!(send(world.home.listen, &history, 10_000).await.refused, []);
     world.until_applied().await;
@@ -102,7 +103,7 @@ async fn a_reader_that_is_killed_sends_one_welcome_mail_to_each_user() {
     let due = "SELECT count(*) FROM clerk.users WHERE deleted_at IS NULL AND primary_email_address IS NOT NULL
                AND id IN (SELECT subject_id FROM clerk.changes WHERE resource = 'users' AND kind = 'created')";
     let due: usize = world.sql(due).await.parse().expect("a count");
-    assert!(due > 8, "{due}");
+    assert!(due > 5, "{due}");
 
     let mut random = fastrand::Rng::with_seed(SEED);
     let (mut reader, mut kills) = (start(), 0);

@@ -69,7 +69,17 @@ fn python() -> TempDir {
     command.args(["-m", "venv"]).arg(folder.path().join("venv"));
     finished("python3 can't make an environment", command.output());
     let mut command = Command::new(folder.path().join("venv/bin/python"));
-    command.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--requirement"]);
+    command.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-compile",
+        "--only-binary",
+        ":all:",
+        "--requirement",
+    ]);
     finished("pip can't install the packages", command.arg(packages("python.txt")).output());
     folder
 }
@@ -130,7 +140,7 @@ impl Drop for Program {
     }
 }
 
-/// A mirror on Postgres with the tables of the recipes.
+/// A mirror on Postgres with the tables of the recipes. Its ports are free when it is made, so that packages are installed before.
 struct World {
     postgres: PostgresServer,
     home: Home,

@@ -34,7 +34,7 @@ async fn start(world: &World, folder: &std::path::Path) -> (Program, SocketAddr)
     let mut command = Command::new(folder.join("node_modules/.bin/next"));
     command
         .args(["dev", "--hostname", "127.0.0.1", "--port", &address.port().to_string()])
-        .envs([("NEXT_TELEMETRY_DISABLED", "1"), ("ROLLBOOK_PUSH_SECRET", SECRET)])
+        .envs([("NEXT_TELEMETRY_DISABLED", "1"), ("CHANGES_WEBHOOK_SECRET", SECRET)])
         .env("DATABASE_URL", world.url());
     let mut program = Program::start(folder, "next", &mut command);
     program.until_it_says("Ready in").await;
@@ -43,7 +43,8 @@ async fn start(world: &World, folder: &std::path::Path) -> (Program, SocketAddr)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_next_js_route_takes_each_push_once_and_refuses_what_is_not_signed() {
-    let (world, folder) = (World::new().await, npm("next"));
+    let folder = npm("next");
+    let world = World::new().await;
     let (program, address) = start(&world, folder.path()).await;
     // The route is compiled at its first request, which takes longer than any answer may.
     let compiled = || async {

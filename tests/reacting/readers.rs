@@ -11,7 +11,8 @@ fn the_rust_reader_of_the_page_is_the_one_that_the_tests_run() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_stop_with_a_message_at_a_position_that_was_removed_or_never_was() {
-    let (world, folder) = (World::new().await, python());
+    let folder = python();
+    let world = World::new().await;
     for (state, position) in
         [("removed_through = 5, last_position = 9", 4), ("removed_through = 0, last_position = 9", 10)]
     {

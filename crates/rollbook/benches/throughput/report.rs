@@ -68,8 +68,8 @@ impl Limit {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AtLeast(least) => write!(f, "≥ {least:.1}"),
-            Self::AtMost(most) => write!(f, "≤ {most:.1}"),
+            Self::AtLeast(least) => write!(f, "≥ {least:?}"),
+            Self::AtMost(most) => write!(f, "≤ {most:?}"),
         }
     }
 }
