@@ -6,6 +6,7 @@
 //! * [`properties`]: properties that hold for any history, and the wrong merge rules that they detect.
 //! * [`events`]: events as Clerk sends them.
 //! * [`faults`]: wrappers around a port that fail, panic or block as a test says.
+//! * [`log`]: the log lines of a test.
 //! * [`process`]: the real binary as a separate process.
 //! * [`servers`]: real servers, private to a test.
 
@@ -14,6 +15,7 @@ pub mod conformance;
 mod delegate;
 pub mod events;
 pub mod faults;
+pub mod log;
 pub mod memory;
 pub mod process;
 pub mod properties;
