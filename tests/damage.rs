@@ -46,6 +46,7 @@ async fn an_unreadable_entry_is_a_line_in_the_workers_log_and_is_counted() {
     assert_eq!((&line["level"], &line["fields"]["svix_id"]), (&"WARN".into(), &"msg_1".into()), "{line}");
     assert!(line["fields"]["detail"].as_str().is_some_and(|detail| detail.contains("format 99")), "{line}");
     assert!(reported.next().is_none(), "once");
+    assert!(!home.log().contains("queue unreachable"), "an entry is not an outage: no lane pauses for it");
 }
 
 #[tokio::test]

@@ -61,6 +61,7 @@ async fn an_entry_of_an_unknown_format_is_kept_unchanged_affects_no_neighbour_an
     let listed = home.command(&["dead-letters", "list", "--output", "json"]).output().expect("a listing");
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains(unknown) && listed.contains("corrupt_entry"), "{listed}");
+    assert!(!home.log().contains("queue unreachable"), "an entry is not an outage: no lane pauses for it");
     stop(&home, &mut worker).await;
     assert!(all > 1);
 

@@ -3,6 +3,7 @@
 //! The conformance suite in `rollbook-testkit` (`conformance::store`) specifies the behaviour of a store.
 //! Every engine passes it.
 
+pub mod cascades;
 mod changes;
 mod erasure;
 mod forwards;
@@ -11,10 +12,9 @@ mod reconciliation;
 mod rows;
 mod search;
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 
+pub use self::cascades::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
 pub use self::changes::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
     LINES_MAX, PASSED_MAX, Position, SequenceStep, WAITING_COUNTED_MAX, reading_context,
@@ -120,64 +120,6 @@ impl Default for RetentionChoices {
     fn default() -> Self {
         Self { deleted_rows: DeletedRows::Keep, ledger: true }
     }
-}
-
-/// Result of one call of [`Store::cascade`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CascadeStep {
-    /// Rows repaired: they now show the state of their parents.
-    pub rows: u64,
-    /// Rows that refused their change. Each is retried by itself.
-    pub refused: u64,
-    /// Parents with child rows not yet examined.
-    pub parents_left: u64,
-    /// Rows that refused their change and wait for their next attempt.
-    pub rows_left: u64,
-    /// Time until the next pending work is due; `None` if nothing is pending.
-    pub due_in: Option<Duration>,
-}
-
-/// Pending work on child rows of deleted or erased parents.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PendingCascades {
-    /// Parents with child rows not yet examined.
-    pub parents: u64,
-    /// Rows that refused their change.
-    pub rows: u64,
-    /// Some of both, oldest first.
-    pub listed: Vec<PendingCascade>,
-}
-
-/// A parent or a row with pending work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PendingCascade {
-    /// Table of the parent or the row.
-    pub table: String,
-    /// Id of the parent or the row.
-    pub id: String,
-    /// Kind of pending work.
-    pub what: PendingWork,
-    /// Table and id of the deleted parent that the row does not reflect yet, if known.
-    pub parent: Option<(String, String)>,
-    /// Time at which the work was recorded; `None` if the store holds text that is not a time.
-    pub noted_at: Option<Timestamp>,
-    /// Number of attempts that were refused or timed out.
-    pub attempts: u32,
-    /// Time of the next attempt.
-    pub next_try_at: Timestamp,
-    /// Reason of the last refusal. Contains no values.
-    pub last_error: Option<String>,
-}
-
-/// Kind of pending work of a cascade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PendingWork {
-    /// All child rows of a parent must be examined.
-    Children,
-    /// One row does not show its parents' deletion.
-    Row,
-    /// One row still has content that must be erased.
-    Content,
 }
 
 /// Limits of one retention step, for [`Store::retain`].

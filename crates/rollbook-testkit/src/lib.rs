@@ -7,6 +7,7 @@
 //! * [`events`]: events as Clerk sends them.
 //! * [`faults`]: wrappers around a port that fail, panic or block as a test says.
 //! * [`hooks`]: an HTTP server that receives pushes, and answers as a test says.
+//! * [`log`]: the log lines of a test.
 //! * [`process`]: the real binary as a separate process.
 //! * [`servers`]: real servers, private to a test.
 
@@ -17,6 +18,7 @@ pub mod events;
 pub mod faults;
 pub mod feed_audit;
 pub mod hooks;
+pub mod log;
 pub mod memory;
 pub mod process;
 pub mod properties;

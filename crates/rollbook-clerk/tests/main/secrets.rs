@@ -1,37 +1,11 @@
 //! Nothing repeats the key, an id or a body: no error, no log line, no `Debug`.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
 use rollbook_clerk::{ClerkApi, ClerkSettings};
 use rollbook_core::catalog::{ORGANIZATION_INVITATIONS, USERS};
 use rollbook_core::source::{Lookup, PageRequest, Position, Source as _, Window};
-use tracing_subscriber::fmt::MakeWriter;
+use rollbook_testkit::log::Log;
 
 use crate::server::{Answer, KEY, Server, json, with_headers};
-
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
 
 fn answers() -> [Answer; 8] {
     let echo = format!(r#"{{"errors":[{{"code":"{KEY}","message":"user_named sk_live_c2VjcmV0"}}]}}"#);
@@ -49,12 +23,7 @@ fn answers() -> [Answer; 8] {
 
 #[tokio::test]
 async fn no_error_and_no_log_line_repeats_the_key_an_id_or_a_body() {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(lines.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::capture_to(tracing::Level::TRACE);
     let mut errors = Vec::new();
     for answer in answers() {
         let server = Server::start(move |_, _| answer.clone()).await;
@@ -72,7 +41,7 @@ async fn no_error_and_no_log_line_repeats_the_key_an_id_or_a_body() {
         // A 404 or an object of another id is a result here.
         errors.extend(fetched.err().map(|error| format!("{error} {error:?}")));
     }
-    let logged = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("UTF-8");
+    let logged = log.text();
     assert!(logged.contains("a request to Clerk is repeated"), "logs are captured: {logged}");
     for text in [errors.join("\n"), logged] {
         for secret in ["c2VjcmV0", "sk_live", "user_named", "org_named", "user%5Fnamed"] {

@@ -11,6 +11,7 @@
 use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::RESOURCES;
+use rollbook_core::store::cascades::{Entry, FOUND_MAX, LOGGED_MAX, RETRIED_MAX, TAKEN_FOR, TURN};
 use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use sqlx::Row as _;
 
@@ -18,21 +19,13 @@ use super::PostgresStore;
 use super::attempt::{Failed, refused};
 use super::entries::{About, Kept};
 use super::parents::{Ids, Parents, Repair, Rows};
-use super::pending::{self, Change, Entry, Left, TAKEN_FOR, Take, Then};
+use super::pending::{self, Change, Left, Take, Then};
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 
-/// Time for which one call works.
-const TURN: Duration = Duration::from_secs(10);
-/// Maximum rows found by one search: each search passes over the rows that are right already.
-pub(super) const FOUND_MAX: usize = 50_000;
 /// Time limit of one search: it passes over all rows of a parent.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(600);
-/// Maximum rows with entries of their own that one turn retries.
-pub(super) const RETRIED_MAX: usize = 100;
-/// Maximum refused rows that one turn logs by name. The others are recorded and counted.
-const LOGGED_MAX: u64 = 10;
 
 /// Progress of a turn, and the time at which it ends.
 pub(super) struct Turn<'a> {
@@ -270,7 +263,7 @@ impl PostgresStore {
                 turn.done.rows = turn.done.rows.saturating_sub(1);
                 self.hold(entry, turn).await?;
                 let why = Failed::Refused(NotKept::Undone.to_string());
-                self.refuse(&child(entry, *number, id.clone()), why, turn).await?;
+                self.refuse(&entry.child(RESOURCES[*number], id.clone()), why, turn).await?;
             }
         }
         Ok(is_any)
@@ -304,7 +297,7 @@ impl PostgresStore {
                 open.extend([later, ids]);
                 return Ok(());
             }
-            Err(why) => self.refuse(&child(entry, number, ids.swap_remove(0)), why, turn).await?,
+            Err(why) => self.refuse(&entry.child(RESOURCES[number], ids.swap_remove(0)), why, turn).await?,
         }
         Ok(())
     }
@@ -318,12 +311,6 @@ impl PostgresStore {
         }
         Ok(())
     }
-}
-
-/// The entry of a child row that refuses what follows from this parent.
-fn child(of: &Entry, number: usize, id: String) -> Entry {
-    let parent = Some((of.resource, of.id.clone()));
-    Entry { parent, ..Entry::new(RESOURCES[number], id, PendingWork::Row) }
 }
 
 /// Work that removes its entry in the same transaction.
@@ -364,7 +351,7 @@ impl Work for Look<'_> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Found> {
         let entries = &self.statements.pending;
-        let key = || self.entry.key().map_err(sqlx::Error::Encode);
+        let key = || pending::key(self.entry).map_err(sqlx::Error::Encode);
         let Some(locked) = session.fetch(&entries.lock, key()?).await?.pop() else {
             return Ok(Found::default());
         };

@@ -5,6 +5,7 @@
 
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::merge::FromParents;
+use rollbook_core::store::cascades::{Entry, TAKEN_FOR};
 use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::Timestamp;
@@ -16,7 +17,7 @@ use super::attempt::Failed;
 use super::cascade::{LOOK_MAX, Turn};
 use super::known::{self, Asked, Seen};
 use super::parents::{Belonging, Ids, Parents, Rows};
-use super::pending::{self, Entry, TAKEN_FOR};
+use super::pending;
 use super::sql::{Statements, number_of};
 use super::write::{Write, arguments, is_undone};
 use crate::fault::NotKept;

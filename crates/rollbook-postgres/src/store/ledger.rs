@@ -4,12 +4,12 @@
 //! Entries that refuse their removal are isolated by halving the step, as rows are, and skipped.
 
 use rollbook_core::store::StoreError;
+use rollbook_core::store::cascades::Entry;
 
 use super::PostgresStore;
 use super::cascade::{Ended, LOOK_MAX, Turn};
 use super::entries::{About, Forget};
 use super::parents::BATCH_MAX;
-use super::pending::Entry;
 
 impl PostgresStore {
     /// Removes the ledger entries about these ids, in steps.

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use rollbook_core::catalog::{Resource, find_resource};
+use rollbook_core::catalog::find_resource;
+use rollbook_core::store::cascades::{BACKOFF, BACKOFF_MAX, DOUBLINGS_MAX, Entry, TAKEN_FOR};
 use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
@@ -14,14 +15,6 @@ use sqlx::{Arguments as _, Row as _};
 use crate::fault::Unreadable;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time, count, span};
-
-/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed. A cascade
-/// makes no progress for that time after its worker was killed. Two workers on one entry repair no row twice.
-pub(super) const TAKEN_FOR: Duration = Duration::from_secs(10);
-/// Wait before the first retry of a refused row. It doubles.
-const BACKOFF: Duration = Duration::from_secs(5);
-/// Maximum wait.
-const BACKOFF_MAX: Duration = Duration::from_secs(600);
 
 /// Statements about the entries.
 pub(super) struct Statements {
@@ -40,15 +33,6 @@ pub(super) struct Statements {
     left: Sql,
     count: Sql,
     list: Sql,
-}
-
-/// Returns the name of a kind of pending work in the table.
-pub(super) const fn name(what: PendingWork) -> &'static str {
-    match what {
-        PendingWork::Children => "children",
-        PendingWork::Row => "row",
-        PendingWork::Content => "content",
-    }
 }
 
 /// The statement that records entries.
@@ -76,7 +60,7 @@ impl Statements {
         let key = "table_name = $1 AND id = $2 AND what = $3";
         let wait = |attempts: &str| {
             format!(
-                "clock_timestamp() + least({max}, {first} * power(2, least({attempts}, 20))) * interval '1 second'",
+                "clock_timestamp() + least({max}, {first} * power(2, least({attempts}, {DOUBLINGS_MAX}))) * interval '1 second'",
                 max = BACKOFF_MAX.as_secs(),
                 first = BACKOFF.as_secs(),
             )
@@ -144,46 +128,19 @@ impl Statements {
     }
 }
 
-/// An entry: pending work about a parent or a row.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) resource: &'static Resource,
-    pub(super) id: String,
-    pub(super) what: PendingWork,
-    /// For `Children`: whether child rows that outlive their parent are included.
-    pub(super) survivors: bool,
-    /// For `Children`: whether the ledger entries about the parent and its child rows are removed.
-    pub(super) forget: bool,
-    /// For a row: the deleted parent that it does not show.
-    pub(super) parent: Option<(&'static Resource, String)>,
-    /// Revision at the time of reading.
-    pub(super) revision: i64,
-}
-
-impl Entry {
-    /// An entry about this parent or row.
-    pub(super) const fn new(resource: &'static Resource, id: String, what: PendingWork) -> Self {
-        Self { resource, id, what, survivors: false, forget: false, parent: None, revision: 0 }
-    }
-
-    pub(super) fn key(&self) -> Result<PgArguments, BoxDynError> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.resource.table)?;
-        arguments.add(self.id.as_str())?;
-        arguments.add(name(self.what))?;
-        Ok(arguments)
-    }
+/// Adds the key of an entry to the values of a statement.
+pub(super) fn key(entry: &Entry) -> Result<PgArguments, BoxDynError> {
+    let mut arguments = PgArguments::default();
+    arguments.add(entry.resource.table)?;
+    arguments.add(entry.id.as_str())?;
+    arguments.add(entry.what.as_str())?;
+    Ok(arguments)
 }
 
 /// Reads an entry from its first six columns; `None` for a kind that only a newer Rollbook knows.
 fn entry(row: &PgRow) -> sqlx::Result<Option<Entry>> {
-    let what = match row.try_get(2)? {
-        "children" => PendingWork::Children,
-        "row" => PendingWork::Row,
-        "content" => PendingWork::Content,
-        _ => return Ok(None),
-    };
-    let Some(resource) = find_resource(row.try_get(0)?) else { return Ok(None) };
+    let (resource, what) = (find_resource(row.try_get(0)?), PendingWork::parse(row.try_get(2)?));
+    let (Some(resource), Some(what)) = (resource, what) else { return Ok(None) };
     let (survivors, forget) = (row.try_get(3)?, row.try_get(4)?);
     let revision = row.try_get(5)?;
     Ok(Some(Entry { resource, id: row.try_get(1)?, what, survivors, forget, parent: None, revision }))
@@ -204,7 +161,7 @@ pub(super) async fn note(
         let parent = |entry: &Entry| entry.parent.clone();
         arguments.add(entries.iter().map(|entry| entry.resource.table).collect::<Vec<&str>>())?;
         arguments.add(entries.iter().map(|entry| entry.id.as_str()).collect::<Vec<&str>>())?;
-        arguments.add(entries.iter().map(|entry| name(entry.what)).collect::<Vec<&str>>())?;
+        arguments.add(entries.iter().map(|entry| entry.what.as_str()).collect::<Vec<&str>>())?;
         let tables = entries.iter().map(|entry| parent(entry).map(|(resource, _)| resource.table));
         arguments.add(tables.collect::<Vec<Option<&str>>>())?;
         arguments.add(
@@ -264,7 +221,7 @@ impl Work for Take<'_> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Entry>> {
         let mut arguments = PgArguments::default();
-        arguments.add(name(self.what)).map_err(sqlx::Error::Encode)?;
+        arguments.add(self.what.as_str()).map_err(sqlx::Error::Encode)?;
         arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
         arguments.add(millis(TAKEN_FOR)).map_err(sqlx::Error::Encode)?;
         let rows = session.fetch(&self.statements.take, arguments).await?;
@@ -295,7 +252,7 @@ impl Work for Change<'_> {
     type Output = ();
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        let mut arguments = self.entry.key().map_err(sqlx::Error::Encode)?;
+        let mut arguments = key(self.entry).map_err(sqlx::Error::Encode)?;
         let sql = match self.then {
             Then::Release | Then::Hold => {
                 let wait = if matches!(self.then, Then::Hold) { TAKEN_FOR } else { Duration::ZERO };
@@ -328,7 +285,7 @@ pub(super) async fn remove<'a>(
     let mut add = || -> Result<(), BoxDynError> {
         arguments.add(entries.clone().map(|entry| entry.resource.table).collect::<Vec<&str>>())?;
         arguments.add(entries.clone().map(|entry| entry.id.as_str()).collect::<Vec<&str>>())?;
-        arguments.add(entries.clone().map(|entry| name(entry.what)).collect::<Vec<&str>>())?;
+        arguments.add(entries.clone().map(|entry| entry.what.as_str()).collect::<Vec<&str>>())?;
         arguments.add(entries.clone().map(|entry| entry.revision).collect::<Vec<i64>>())
     };
     add().map_err(sqlx::Error::Encode)?;
@@ -383,12 +340,8 @@ fn pending(row: &PgRow) -> sqlx::Result<PendingCascade> {
     Ok(PendingCascade {
         table: row.try_get(0)?,
         id: row.try_get(1)?,
-        what: match row.try_get(2)? {
-            "children" => PendingWork::Children,
-            "content" => PendingWork::Content,
-            // Also a kind that only a newer Rollbook knows: it is about one row.
-            _ => PendingWork::Row,
-        },
+        // A kind that only a newer Rollbook knows is listed, too: it is about one row.
+        what: PendingWork::parse(row.try_get(2)?).unwrap_or(PendingWork::Row),
         parent: parent.0.zip(parent.1),
         noted_at: Some(row.try_get::<Time, _>(5)?.0),
         attempts: u32::try_from(row.try_get::<i32, _>(6)?)

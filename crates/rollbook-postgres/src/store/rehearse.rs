@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use rollbook_core::catalog::{RESOURCES, USERS};
 use rollbook_core::rehearsal;
+use rollbook_core::store::cascades::Entry;
 use rollbook_core::store::{PendingWork, RetentionChoices};
 use rollbook_core::time::Timestamp;
 
 use super::apply::{Apply, Done};
 use super::entries::{Forget, Old};
 use super::parents::Repair;
-use super::pending::{self, Entry};
+use super::pending;
 use super::recheck::Recheck;
 use super::sql::Statements;
 use super::upkeep::EraseContent;

@@ -7,6 +7,7 @@
 
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::merge::SubjectState;
+use rollbook_core::store::cascades::{Entry, FOUND_MAX, TAKEN_FOR};
 use rollbook_core::store::{PendingWork, Reset, StoreError};
 use rollbook_core::table_layout::{RESET_BY, content_columns, links_column};
 use rollbook_core::time::Timestamp;
@@ -15,11 +16,11 @@ use sqlx::postgres::PgArguments;
 
 use super::PostgresStore;
 use super::attempt::run_deferred;
-use super::cascade::{FOUND_MAX, LOOK_MAX, Turn};
+use super::cascade::{LOOK_MAX, Turn};
 use super::columns::listed;
 use super::known::{self, Asked};
 use super::parents::{Ids, Parents, Rows};
-use super::pending::{self, Entry, TAKEN_FOR};
+use super::pending;
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};

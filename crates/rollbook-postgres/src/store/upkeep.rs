@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::store::cascades::{Entry, RETRIED_MAX};
 use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
 use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
@@ -16,10 +17,10 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::PostgresStore;
 use super::attempt::{Failed, run_deferred};
-use super::cascade::{LOOK_MAX, RETRIED_MAX, Removing, Turn};
+use super::cascade::{LOOK_MAX, Removing, Turn};
 use super::entries::{Kept, Old};
 use super::parents::{BATCH_MAX, FindStale, Parents, Repair};
-use super::pending::{self, Entry, Take};
+use super::pending::{self, Take};
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};

@@ -1,8 +1,7 @@
 //! Shared helpers of these tests.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rollbook_core::delivery::{Delivery, MessageId};
@@ -13,11 +12,10 @@ use rollbook_core::queue::{
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use rollbook_redis::{ClockSource, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
+pub(crate) use rollbook_testkit::log::Log;
 use rollbook_testkit::process::DEADLINE;
 use rollbook_testkit::queues::{all_of, request};
 use rollbook_testkit::servers::redis::RedisServer;
-use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::fmt::MakeWriter;
 
 /// Duration longer than any test.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
@@ -178,41 +176,4 @@ pub(crate) fn leftovers(server: &RedisServer, shards: u16) -> Vec<String> {
     let keys = (0..shards).flat_map(|shard| names.map(|name| key(shard, name)));
     let counted = keys.map(|key| format!("{key}: {}", server.cli(&["eval", count, "1", &key])));
     counted.filter(|text| !text.ends_with(": 0")).collect()
-}
-
-/// Log lines of this thread.
-#[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// Captures until the guard is dropped.
-    pub(crate) fn capture() -> (Self, DefaultGuard) {
-        let log = Self::default();
-        let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
-        let log = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("a log is text");
-        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
 }

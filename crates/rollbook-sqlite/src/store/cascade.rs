@@ -9,9 +9,10 @@
 
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::store::PendingWork;
+use rollbook_core::store::cascades::Entry;
 use rusqlite::Error::StatementChangedRows;
 
-use super::pending::{self, Entry};
+use super::pending;
 use super::tables::Tables;
 use crate::fault::Undone;
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rollbook_core::catalog::{LINKS_MAX, RESOURCES, Resource};
+use rollbook_core::store::cascades::{Entry, TAKEN_FOR};
 use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::Timestamp;
@@ -15,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::json;
 
 use super::SqliteStore;
-use super::pending::{self, Entry, TAKEN_FOR};
+use super::pending;
 use super::sql::Statements;
 use super::steps::{Ended, Turn};
 use super::tables::Tables;

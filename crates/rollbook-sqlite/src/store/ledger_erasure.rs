@@ -7,11 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use rollbook_core::store::StoreError;
+use rollbook_core::store::cascades::{Entry, FOUND_MAX};
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::pending::{Entry, as_limit};
-use super::steps::{FOUND_MAX, Turn};
+use super::pending::as_limit;
+use super::steps::Turn;
 use super::tables::Tables;
 
 /// Maximum entries that one scan returns.

@@ -36,6 +36,7 @@ use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::pace::Pace;
 use rollbook_core::rehearsal;
+use rollbook_core::store::cascades::Entry;
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, PendingCascades,
     PendingWork, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows,
@@ -47,7 +48,6 @@ use rusqlite::Connection;
 use tokio::sync::{Notify, OnceCell, watch};
 
 use self::cascade::BATCH_MAX;
-use self::pending::Entry;
 use self::tables::{Cascading, Tables, Trail};
 use crate::connection;
 use crate::database::Database;

@@ -2,71 +2,24 @@
 //!
 //! The revision of an entry counts how often it was recorded. A worker removes an entry only at the revision that it has read:
 //! what was recorded meanwhile stays. Other workers leave an entry that was taken alone for a while: several processes may
-//! share the file.
+//! share the file. An entry that seems to wait longer than the maximum was written while the clock was ahead: it is due.
 
-use std::time::Duration;
-
-use rollbook_core::catalog::{Resource, find_resource};
+use rollbook_core::catalog::find_resource;
+use rollbook_core::store::cascades::{BACKOFF, BACKOFF_MAX, DOUBLINGS_MAX, Entry, TAKEN_FOR};
 use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
 use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-/// Time for which an entry that was taken is left alone by other workers, unless the hold is renewed. A cascade
-/// makes no progress for that time after its worker was killed. Two workers on one entry repair no row twice.
-pub(super) const TAKEN_FOR: Duration = Duration::from_secs(10);
-/// Wait before the first retry of a refused row. It doubles.
-const BACKOFF: Duration = Duration::from_secs(5);
-/// Maximum wait. An entry that seems to wait longer was written while the clock was ahead: it is due.
-const BACKOFF_MAX: Duration = Duration::from_secs(600);
-/// Maximum doublings of a wait: more than lead to the maximum wait.
-const DOUBLINGS_MAX: u32 = 20;
-
-/// Returns the name of a kind of pending work in the table.
-const fn name(what: PendingWork) -> &'static str {
-    match what {
-        PendingWork::Children => "children",
-        PendingWork::Row => "row",
-        PendingWork::Content => "content",
-    }
-}
-
-fn named(what: &str) -> Option<PendingWork> {
-    [PendingWork::Children, PendingWork::Row, PendingWork::Content]
-        .into_iter()
-        .find(|known| name(*known) == what)
-}
-
-/// An entry: pending work about a parent or a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) resource: &'static Resource,
-    pub(super) id: String,
-    pub(super) what: PendingWork,
-    /// For `Children`: whether child rows that outlive their parent are included.
-    pub(super) survivors: bool,
-    /// For `Children`: whether the ledger entries about the parent and its child rows are removed.
-    pub(super) forget: bool,
-    /// For a row: the deleted parent that it does not show.
-    pub(super) parent: Option<(&'static Resource, String)>,
-    /// Revision at the time of reading.
-    pub(super) revision: i64,
-}
-
-impl Entry {
-    /// An entry about this parent or row.
-    pub(super) const fn new(resource: &'static Resource, id: String, what: PendingWork) -> Self {
-        Self { resource, id, what, survivors: false, forget: false, parent: None, revision: 0 }
-    }
-
-    fn key(&self) -> (&str, &str, &'static str) {
-        (self.resource.table, &self.id, name(self.what))
-    }
+fn key(entry: &Entry) -> (&str, &str, &'static str) {
+    (entry.resource.table, &entry.id, entry.what.as_str())
 }
 
 /// Reads an entry from its first eight columns; `None` for a kind that only a newer Rollbook knows.
 fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
     let (table, what): (String, String) = (row.get(0)?, row.get(2)?);
-    let (Some(resource), Some(what)) = (find_resource(&table), named(&what)) else { return Ok(None) };
+    let (Some(resource), Some(what)) = (find_resource(&table), PendingWork::parse(&what)) else {
+        return Ok(None);
+    };
     let parent: (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
     let parent = parent.0.as_deref().and_then(find_resource).zip(parent.1);
     let (survivors, forget) = (row.get(3)?, row.get(4)?);
@@ -92,7 +45,7 @@ pub(super) fn note(
              next_try_at = CASE WHEN attempts = 0 THEN next_try_at ELSE excluded.next_try_at END
          RETURNING survivors, forget_ledger, revision",
     )?;
-    let (table, id, what) = entry.key();
+    let (table, id, what) = key(entry);
     let parent = entry.parent.as_ref();
     let values = (
         table,
@@ -125,7 +78,7 @@ pub(super) fn take(
          RETURNING {COLUMNS}"
     ))?;
     let [present, latest, until] = [now, now.plus(BACKOFF_MAX), now.plus(TAKEN_FOR)].map(|at| at.to_string());
-    let rows = statement.query_map((name(what), present, latest, until, as_limit(limit)), entry)?;
+    let rows = statement.query_map((what.as_str(), present, latest, until, as_limit(limit)), entry)?;
     rows.filter_map(Result::transpose).collect()
 }
 
@@ -133,12 +86,12 @@ pub(super) fn take(
 pub(super) fn find(connection: &Connection, of: &Entry) -> rusqlite::Result<Option<Entry>> {
     let sql =
         format!("SELECT {COLUMNS} FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3");
-    Ok(connection.prepare_cached(&sql)?.query_row(of.key(), entry).optional()?.flatten())
+    Ok(connection.prepare_cached(&sql)?.query_row(key(of), entry).optional()?.flatten())
 }
 
 /// Makes an entry due at this time.
 pub(super) fn hold(connection: &Connection, entry: &Entry, until: Timestamp) -> rusqlite::Result<()> {
-    let (table, id, what) = entry.key();
+    let (table, id, what) = key(entry);
     let mut statement = connection.prepare_cached(
         "UPDATE rollbook_cascades SET next_try_at = ?4 WHERE table_name = ?1 AND id = ?2 AND what = ?3",
     )?;
@@ -153,7 +106,7 @@ pub(super) fn refuse(
     why: &str,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let (table, id, what) = entry.key();
+    let (table, id, what) = key(entry);
     let known = "SELECT attempts FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3";
     let attempts: u32 = connection
         .prepare_cached(known)?
@@ -186,7 +139,7 @@ pub(super) fn refuse(
 
 /// Removes an entry unless it was recorded anew since it was read. Returns whether it was removed.
 pub(super) fn remove(connection: &Connection, entry: &Entry) -> rusqlite::Result<bool> {
-    let (table, id, what) = entry.key();
+    let (table, id, what) = key(entry);
     let mut statement = connection.prepare_cached(
         "DELETE FROM rollbook_cascades WHERE table_name = ?1 AND id = ?2 AND what = ?3 AND revision = ?4",
     )?;
@@ -245,7 +198,8 @@ fn pending(row: &Row<'_>) -> rusqlite::Result<PendingCascade> {
     Ok(PendingCascade {
         table: row.get(0)?,
         id: row.get(1)?,
-        what: named(&row.get::<_, String>(2)?).unwrap_or(PendingWork::Row),
+        // A kind that only a newer Rollbook knows is listed, too: it is about one row.
+        what: PendingWork::parse(&row.get::<_, String>(2)?).unwrap_or(PendingWork::Row),
         parent: parent.0.zip(parent.1),
         noted_at: Timestamp::parse(&row.get::<_, String>(5)?),
         attempts: row.get(6)?,

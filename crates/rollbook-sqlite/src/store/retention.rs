@@ -6,12 +6,13 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rollbook_core::catalog::Resource;
+use rollbook_core::store::cascades::{Entry, RETRIED_MAX};
 use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 
 use super::ledger_erasure::Kept;
-use super::pending::{self, Entry};
-use super::steps::{RETRIED_MAX, Turn};
+use super::pending;
+use super::steps::Turn;
 use super::tables::Tables;
 use super::{SqliteStore, upkeep};
 use crate::fault::Fault;

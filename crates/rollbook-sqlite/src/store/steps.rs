@@ -13,28 +13,21 @@ use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::pace::Pace;
+use rollbook_core::store::cascades::{Entry, FOUND_MAX, LOGGED_MAX, RETRIED_MAX, TAKEN_FOR, TURN};
 use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::pending::{self, Entry, TAKEN_FOR};
+use super::pending;
 use super::sql::Statements;
 use super::tables::Tables;
 use crate::fault::{Fault, Undone};
 
-/// Time for which one call works.
-const TURN: Duration = Duration::from_secs(10);
 /// Maximum intended duration of a step: deliveries wait for it.
 pub(super) const STEP_TIME: Duration = Duration::from_millis(200);
 /// The pause after a step, in which another process finds the file's lock free: it asks every 2 ms, and would wait for
 /// seconds if steps followed each other at once.
 const PAUSE_AFTER_STEP: Duration = Duration::from_millis(5);
-/// Maximum rows found by one search: each search passes over the rows that are right already.
-pub(super) const FOUND_MAX: usize = 50_000;
-/// Maximum rows with entries of their own that one turn retries.
-pub(super) const RETRIED_MAX: usize = 100;
-/// Maximum refused rows that one turn logs by name. The others are recorded and counted.
-const LOGGED_MAX: u64 = 10;
 
 /// Rows by their tables.
 type Found = Vec<(&'static Resource, Vec<String>)>;
@@ -274,7 +267,7 @@ impl SqliteStore {
                 }
                 turn.done.rows = turn.done.rows.saturating_sub(1);
                 self.hold(entry, turn).await?;
-                self.refuse(&child(entry, resource, id), Undone.to_string(), turn).await?;
+                self.refuse(&entry.child(resource, id), Undone.to_string(), turn).await?;
             }
             repaired = found
                 .iter()
@@ -317,18 +310,12 @@ impl SqliteStore {
                 open.extend([later, ids]);
             }
             Err(why) => {
-                let row = child(entry, resource, ids.swap_remove(0));
+                let row = entry.child(resource, ids.swap_remove(0));
                 self.refuse(&row, why, turn).await?;
             }
         }
         Ok(())
     }
-}
-
-/// The entry of a child row that refuses what follows from this parent.
-fn child(of: &Entry, resource: &'static Resource, id: String) -> Entry {
-    let parent = Some((of.resource, of.id.clone()));
-    Entry { parent, ..Entry::new(resource, id, PendingWork::Row) }
 }
 
 /// Returns the rows that were repaired before and are found wrong again, since a trigger undoes the change; and the others.

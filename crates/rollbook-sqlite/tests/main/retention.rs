@@ -195,3 +195,22 @@ async fn retention_that_is_switched_off_leaves_no_entry_about_content() {
     store.retain(&RetentionLimits { deleted_before: None, ..DUE }).await.expect("nothing is due");
     assert_eq!(store.cascades(None, 10).await.expect("a list").rows, 0);
 }
+
+/// A row before the position of the round gets content again: a step that read all rows from the first would find it.
+#[tokio::test]
+async fn a_step_of_retention_does_not_read_again_what_was_erased_before() {
+    let (folder, store, _) = deleted_users(30).await;
+    let due = RetentionLimits { limit: 10, ..DUE };
+    assert_eq!(store.retain(&due).await.map(|step| step.rows), Ok(10));
+    let team = Connection::open(folder.path().join("store.db")).expect("the file opens");
+    let restore = "UPDATE users SET data = '{}', version_hash = zeroblob(16) WHERE id = 'user_0'";
+    assert_eq!(team.execute(restore, ()), Ok(1));
+    assert_eq!(store.retain(&due).await.map(|step| step.rows), Ok(10));
+    assert_eq!(with_content(&store).await.len(), 11, "ten rows that were not read yet, and the restored one");
+    assert!(with_content(&store).await.contains(&"user_0".to_owned()), "the second step began after it");
+    let mut erased = 0;
+    while erased < 11 {
+        erased += store.retain(&due).await.expect("a step").rows;
+    }
+    assert_eq!(with_content(&store).await, Vec::<String>::new(), "the next round finds it");
+}

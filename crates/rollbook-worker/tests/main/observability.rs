@@ -1,7 +1,6 @@
 //! Observability: metrics, progress, the log.
 
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::TextEncoder;
@@ -13,9 +12,9 @@ use rollbook_core::store::StoreError;
 use rollbook_core::time::{Clock as _, Timestamp};
 use rollbook_core::trace::Traceparent;
 use rollbook_testkit::faults::{Fault, FaultyConsumer, FaultyStore, Gate, StoreCall};
+use rollbook_testkit::log::Log;
 use serde_json::json;
 use tokio::time::sleep;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::{BEGIN, Bench, event, eventually, has_subject, run_until, user};
 
@@ -156,46 +155,10 @@ async fn progress_stands_still_while_one_of_the_lanes_hangs() {
     run_until(worker, watch).await.expect("a clean end");
 }
 
-/// Keeps what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Log {
-    fn lines_with(&self, text: &str) -> Vec<String> {
-        let log = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("a log is text");
-        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_is_logged_once_an_outage_once_a_minute_and_no_body_ever() {
     const SECRET: &str = "ada@example.com";
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .with_max_level(tracing::Level::TRACE)
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::capture_to(tracing::Level::TRACE);
 
     let bench = Bench::new();
     let data = json!({"id": "user_1", "first_name": SECRET});
@@ -233,13 +196,7 @@ async fn a_dead_letter_is_logged_once_an_outage_once_a_minute_and_no_body_ever()
 #[tokio::test(start_paused = true)]
 async fn every_line_about_a_delivery_that_came_in_a_trace_names_the_trace_and_no_other_line_does() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .with_max_level(tracing::Level::DEBUG)
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::capture_to(tracing::Level::DEBUG);
 
     let mut bench = Bench::new();
     bench.settings.retry.attempts_max = 3;
@@ -291,9 +248,7 @@ async fn every_line_about_a_delivery_that_came_in_a_trace_names_the_trace_and_no
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_the_queue_is_logged_once_a_minute_for_all_lanes() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::capture();
 
     let mut bench = Bench::new();
     bench.settings.lanes = 3;
