@@ -30,6 +30,9 @@ pub enum KeysError {
         "the text is not a public key in PEM (-----BEGIN PUBLIC KEY-----); copy the \"JWKS Public Key\" of Clerk's dashboard"
     )]
     NotAPem,
+    /// A key is not for RSA, such as one of an elliptic curve.
+    #[error("key {0} is not an RSA key; copy the \"JWKS Public Key\" of Clerk's dashboard")]
+    NotRsa(usize),
     /// The document contains a private key.
     #[error(
         "the document contains a private key; Clerk gives none, so replace that key where it is from, and use the public key here"

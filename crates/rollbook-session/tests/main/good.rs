@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use rollbook_session::limits::{CLAIMS_MAX, NAME_BYTES_MAX, NESTING_MAX};
+use rollbook_session::limits::{
+    CLAIMS_MAX, GRANTS_MAX, MASK_DIGITS_MAX, NAME_BYTES_MAX, NESTING_MAX, PERMISSION_NAMES_MAX,
+};
 use rollbook_session::{FactorAges, KeySet, Policy, Refusal, Version, verify};
 use serde_json::{Value, json};
 
@@ -168,6 +170,29 @@ fn as_many_claims_and_as_deep_nesting_as_the_limits_allow_verify() {
     let deep = (2..=NESTING_MAX)
         .fold(json!(1), |inner, depth| if depth % 2 == 0 { json!([inner]) } else { json!({"k": inner}) });
     assert!(judge(&token(&claims_with(&json!({"deep": deep})))).is_ok());
+}
+
+#[test]
+fn as_many_features_names_and_permissions_as_the_limits_allow_are_read() {
+    let read = |features: usize, names: usize, masks: &str| {
+        let list = |item: &str, count: usize| vec![item; count].join(",");
+        let claims = claims_with(&json!({
+            "fea": list("o:f", features),
+            "o": {"id": "o", "rol": "r", "per": list("p", names), "fpm": masks},
+        }));
+        let session = rollbook_session::unverified::session_of(claims.to_string());
+        session.map(|session| session.organization().expect("an organization").permissions().count())
+    };
+    assert_eq!(read(GRANTS_MAX, 1, "1"), Ok(1));
+    assert_eq!(read(GRANTS_MAX + 1, 1, "1"), Err(Refusal::PermissionsTooMany));
+    assert_eq!(read(1, PERMISSION_NAMES_MAX, "1"), Ok(1));
+    assert_eq!(read(1, PERMISSION_NAMES_MAX + 1, "1"), Err(Refusal::PermissionsTooMany));
+    let all = u64::MAX.to_string();
+    let of_64_features = vec![all.as_str(); 64].join(",");
+    assert_eq!(read(65, 64, &of_64_features), Ok(GRANTS_MAX));
+    assert_eq!(read(65, 64, &format!("{of_64_features},1")), Err(Refusal::PermissionsTooMany));
+    assert_eq!(read(1, 1, &"1".repeat(MASK_DIGITS_MAX)), Ok(1));
+    assert_eq!(read(1, 1, &"1".repeat(MASK_DIGITS_MAX + 1)), Err(Refusal::PermissionsTooMany));
 }
 
 #[test]
