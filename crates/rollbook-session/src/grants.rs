@@ -6,63 +6,80 @@ use std::collections::BTreeSet;
 use crate::limits::{GRANTS_MAX, MASK_DIGITS_MAX, NAME_BYTES_MAX, PERMISSION_NAMES_MAX};
 use crate::refusal::Refusal;
 
-/// Names of features or plans, by scope.
+/// A list of features or plans, such as `o:dashboard,u:badge,uo:projects`. Entries are read when they are asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Grants {
-    pub(crate) organization: Vec<String>,
-    pub(crate) user: Vec<String>,
-}
+pub(crate) struct Grants(String);
 
-impl Grants {
-    /// Looks for `name` in both scopes, for `org:name` or `user:name` in one.
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        let is_in = |names: &[String], name: &str| names.iter().any(|known| known == name);
-        match name.split_once(':') {
-            Some(("org", name)) => is_in(&self.organization, name),
-            Some(("user", name)) => is_in(&self.user, name),
-            Some(_) => false,
-            None => is_in(&self.organization, name) || is_in(&self.user, name),
-        }
-    }
-}
-
-/// One entry of `fea` or `pla`.
+/// One entry of a list. An unknown scope grants nothing and keeps its place.
 #[derive(Clone, Copy)]
-pub(crate) struct Entry<'a> {
-    is_organization: bool,
-    is_user: bool,
+struct Entry<'a> {
+    scope: &'a str,
     name: &'a str,
 }
 
-/// Reads a list such as `o:dashboard,u:badge,uo:projects`. `claim` names it in a refusal.
-///
-/// An entry with an unknown scope grants nothing and keeps its place.
-pub(crate) fn entries<'a>(list: &'a str, claim: &'static str) -> Result<Vec<Entry<'a>>, Refusal> {
-    if list.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    let read = |entry: &'a str| {
-        let (scope, name) = entry.trim().split_once(':')?;
-        let is_both = ["ou", "uo"].contains(&scope);
+impl<'a> Entry<'a> {
+    fn read(entry: &'a str) -> Option<Self> {
+        let entry = entry.trim_ascii();
+        // A scope has one or two letters.
+        let colon = entry.bytes().position(|byte| byte == b':')?;
+        let (scope, name) = (&entry[..colon], &entry[colon + 1..]);
         // A further colon would make "org:a:b:c" ambiguous.
-        let is_valid = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(':');
-        is_valid.then_some(Entry {
-            is_organization: is_both || scope == "o",
-            is_user: is_both || scope == "u",
-            name,
-        })
-    };
-    let entries: Option<Vec<_>> = list.split(',').map(read).collect();
-    let entries = entries.ok_or(Refusal::ClaimInvalid(claim))?;
-    if entries.len() > GRANTS_MAX { Err(Refusal::PermissionsTooMany) } else { Ok(entries) }
+        let is_valid = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.as_bytes().contains(&b':');
+        is_valid.then_some(Self { scope, name })
+    }
+
+    fn is_organization(&self) -> bool {
+        matches!(self.scope, "o" | "ou" | "uo")
+    }
+
+    fn is_user(&self) -> bool {
+        matches!(self.scope, "u" | "ou" | "uo")
+    }
 }
 
-/// Sorts entries by scope.
-pub(crate) fn grants(entries: &[Entry]) -> Grants {
-    let names = |is_in: fn(&Entry) -> bool| {
-        entries.iter().filter(|entry| is_in(entry)).map(|entry| entry.name.to_owned()).collect()
-    };
-    Grants { organization: names(|entry| entry.is_organization), user: names(|entry| entry.is_user) }
+impl Grants {
+    /// Checks a list. `claim` names it in a refusal.
+    pub(crate) fn read(list: &str, claim: &'static str) -> Result<Self, Refusal> {
+        let grants = Self(list.to_owned());
+        let mut count = 0;
+        for part in grants.parts() {
+            count += 1;
+            if count > GRANTS_MAX {
+                return Err(Refusal::PermissionsTooMany);
+            }
+            Entry::read(part).ok_or(Refusal::ClaimInvalid(claim))?;
+        }
+        Ok(grants)
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &str> + Clone {
+        let parts = if self.0.is_empty() { None } else { Some(self.0.split(',')) };
+        parts.into_iter().flatten()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> + Clone {
+        self.parts().filter_map(Entry::read)
+    }
+
+    /// Returns the names for the organization.
+    pub(crate) fn organization(&self) -> impl Iterator<Item = &str> + Clone {
+        self.entries().filter(Entry::is_organization).map(|entry| entry.name)
+    }
+
+    /// Returns the names for the user.
+    pub(crate) fn user(&self) -> impl Iterator<Item = &str> + Clone {
+        self.entries().filter(Entry::is_user).map(|entry| entry.name)
+    }
+
+    /// Looks for `name` in both scopes, for `org:name` or `user:name` in one.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        match name.split_once(':') {
+            Some(("org", name)) => self.organization().any(|known| known == name),
+            Some(("user", name)) => self.user().any(|known| known == name),
+            Some(_) => false,
+            None => self.organization().chain(self.user()).any(|known| known == name),
+        }
+    }
 }
 
 /// Decodes the organization's permissions: `names` (`per`) and `masks` (`fpm`) are lists with commas. Bit j of
@@ -70,21 +87,19 @@ pub(crate) fn grants(entries: &[Entry]) -> Grants {
 ///
 /// Clerk's libraries count only the organization's features, Clerk's documentation counts all. Both give the same
 /// result as long as user features come last, as in every published token. Otherwise the token is refused.
-pub(crate) fn permissions(features: &[Entry], names: &str, masks: &str) -> Result<Vec<String>, Refusal> {
-    let names: Vec<&str> = names.split(',').map(str::trim).collect();
-    if names.len() > PERMISSION_NAMES_MAX || masks.split(',').count() > GRANTS_MAX {
+pub(crate) fn permissions(features: &Grants, names: &str, masks: &str) -> Result<Permissions, Refusal> {
+    let names: Vec<&str> = names.split(',').map(str::trim_ascii).collect();
+    let is_long = |mask: &str| mask.len() > MASK_DIGITS_MAX;
+    if names.len() > PERMISSION_NAMES_MAX || masks.split(',').any(is_long) {
         return Err(Refusal::PermissionsTooMany);
     }
     if names.iter().any(|name| name.contains(':')) {
         return Err(Refusal::ClaimInvalid("o.per"));
     }
-    let masks = masks.split(',').map(|mask| Mask::read(mask.trim())).collect::<Result<Vec<_>, _>>()?;
-    let organization: Vec<&Entry> = features.iter().filter(|entry| entry.is_organization).collect();
-    let granted = decode(organization.iter().copied(), &names, &masks)?;
-    let is_in_order = features.iter().take(organization.len()).all(|entry| entry.is_organization);
-    if !is_in_order {
-        let by_documentation = decode(features.iter(), &names, &masks)?;
-        if BTreeSet::from_iter(&granted) != BTreeSet::from_iter(&by_documentation) {
+    let granted = decode(features.entries().filter(Entry::is_organization), &names, masks)?;
+    if !features.entries().is_sorted_by_key(|entry| !entry.is_organization()) {
+        let by_documentation = decode(features.entries(), &names, masks)?;
+        if granted.set() != by_documentation.set() {
             return Err(Refusal::PermissionsAmbiguous);
         }
     }
@@ -92,40 +107,65 @@ pub(crate) fn permissions(features: &[Entry], names: &str, masks: &str) -> Resul
 }
 
 fn decode<'a>(
-    features: impl Iterator<Item = &'a Entry<'a>>,
+    features: impl Iterator<Item = Entry<'a>>,
     names: &[&str],
-    masks: &[Mask],
-) -> Result<Vec<String>, Refusal> {
-    let mut granted = Vec::new();
-    for (feature, mask) in features.zip(masks).filter(|(feature, _)| feature.is_organization) {
+    masks: &str,
+) -> Result<Permissions, Refusal> {
+    let (mut granted, mut count) = (String::with_capacity(256), 0);
+    for (feature, mask) in features.zip(masks.split(',')).filter(|(feature, _)| feature.is_organization()) {
+        let mask = Mask::read(mask.trim_ascii());
         for (_, name) in names.iter().enumerate().filter(|(bit, name)| mask.has(*bit) && !name.is_empty()) {
-            if granted.len() == GRANTS_MAX {
+            count += 1;
+            if count > GRANTS_MAX {
                 return Err(Refusal::PermissionsTooMany);
             }
-            granted.push(["org:", feature.name, ":", name].concat());
+            for part in ["org:", feature.name, ":", name, ","] {
+                granted.push_str(part);
+            }
         }
     }
-    Ok(granted)
+    granted.pop();
+    Ok(Permissions(granted))
+}
+
+/// Keys of permissions such as `org:tasks:delete`, in one text with commas: a token can grant hundreds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Permissions(String);
+
+impl Permissions {
+    /// Takes keys without commas. `claim` names them in a refusal.
+    pub(crate) fn from_keys(keys: &[String], claim: &'static str) -> Result<Self, Refusal> {
+        if keys.len() > GRANTS_MAX {
+            return Err(Refusal::PermissionsTooMany);
+        }
+        let is_valid = |key: &String| !key.is_empty() && !key.contains(',');
+        if keys.iter().all(is_valid) { Ok(Self(keys.join(","))) } else { Err(Refusal::ClaimInvalid(claim)) }
+    }
+
+    fn set(&self) -> BTreeSet<&str> {
+        self.iter().collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.split(',').filter(|key| !key.is_empty())
+    }
 }
 
 /// A number of any size, as its bits.
 enum Mask {
-    /// Numbers below 2^128.
-    Small(u128),
+    /// Numbers below 2^64.
+    Small(u64),
     /// Greater numbers: parts of 32 bits, the lowest first.
     Large(Vec<u32>),
 }
 
 impl Mask {
-    /// Reads decimal digits. Any other text grants nothing.
-    fn read(text: &str) -> Result<Self, Refusal> {
-        if text.len() > MASK_DIGITS_MAX {
-            return Err(Refusal::PermissionsTooMany);
-        }
+    /// Reads decimal digits, at most [`MASK_DIGITS_MAX`]. Any other text grants nothing.
+    fn read(text: &str) -> Self {
         if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Ok(Self::Small(0));
+            return Self::Small(0);
         }
-        Ok(text.parse().map_or_else(|_| Self::large(text), Self::Small))
+        text.parse().map_or_else(|_| Self::large(text), Self::Small)
     }
 
     fn large(digits: &str) -> Self {
@@ -145,7 +185,7 @@ impl Mask {
 
     fn has(&self, bit: usize) -> bool {
         match self {
-            Self::Small(bits) => bit < 128 && bits >> bit & 1 == 1,
+            Self::Small(bits) => bit < 64 && bits >> bit & 1 == 1,
             Self::Large(parts) => parts.get(bit / 32).is_some_and(|part| part >> (bit % 32) & 1 == 1),
         }
     }
@@ -181,7 +221,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_bits_of_a_mask_of_any_size_are_those_of_its_number(digits in "[0-9]{1,310}") {
-            let mask = Mask::read(&digits).expect("within the limit");
+            let mask = Mask::read(&digits);
             let expected = bits_by_division(&digits);
             for bit in 0..1100 {
                 prop_assert_eq!(mask.has(bit), expected.get(bit).copied().unwrap_or(false), "bit {}", bit);

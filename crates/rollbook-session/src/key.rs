@@ -2,6 +2,8 @@
 
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 
+use crate::token;
+
 /// Bits of an accepted modulus.
 const MODULUS_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// The exponent of each of Clerk's keys: 65537.
@@ -28,6 +30,9 @@ pub enum KeysError {
         "the text is not a public key in PEM (-----BEGIN PUBLIC KEY-----); copy the \"JWKS Public Key\" of Clerk's dashboard"
     )]
     NotAPem,
+    /// A key is not for RSA, such as one of an elliptic curve.
+    #[error("key {0} is not an RSA key; copy the \"JWKS Public Key\" of Clerk's dashboard")]
+    NotRsa(usize),
     /// The document contains a private key.
     #[error(
         "the document contains a private key; Clerk gives none, so replace that key where it is from, and use the public key here"
@@ -56,6 +61,8 @@ pub(crate) struct Key {
     id: Option<String>,
     /// Big-endian, without leading zeros.
     modulus: Vec<u8>,
+    /// Encoded headers of session tokens with this id.
+    usual_headers: Vec<String>,
 }
 
 impl Key {
@@ -78,11 +85,17 @@ impl Key {
         if e != EXPONENT {
             return Err(KeysError::Exponent(number));
         }
-        Ok(Self { id, modulus: n.to_vec() })
+        let usual_headers = id.as_deref().map(|id| token::usual_headers(id).into()).unwrap_or_default();
+        Ok(Self { id, modulus: n.to_vec(), usual_headers })
     }
 
     pub(crate) fn id(&self) -> Option<&str> {
         self.id.as_deref()
+    }
+
+    /// Reports whether an encoded header is one that Clerk gives to session tokens of this key.
+    pub(crate) fn has_usual_header(&self, header: &str) -> bool {
+        self.usual_headers.iter().any(|usual| usual == header)
     }
 
     /// Reports whether the RS256 signature of `signed` is genuine.

@@ -77,6 +77,12 @@ impl KeySet {
         self.0.len()
     }
 
+    /// Returns the `kid` of an encoded header, if it is one that Clerk gives to session tokens of these keys: such a
+    /// header need not be decoded and checked for each token.
+    pub(crate) fn kid_of_usual(&self, header: &str) -> Option<&str> {
+        self.0.iter().find(|key| key.has_usual_header(header)).and_then(Key::id)
+    }
+
     /// Checks the signature of a token with this `kid`.
     pub(crate) fn check(&self, kid: Option<&str>, signed: &str, signature: &[u8]) -> Result<(), Refusal> {
         let mut candidates = self.0.iter().filter(|key| key.id().is_none() || key.id() == kid).peekable();

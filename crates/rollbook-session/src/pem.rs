@@ -37,7 +37,10 @@ pub(crate) fn read(text: &str) -> Result<Vec<Key>, KeysError> {
         (body, rest) = next_block(rest).ok_or(KeysError::NotAPem)?;
         let der = STANDARD.decode(body.split_whitespace().collect::<String>());
         let der = der.map_err(|_| KeysError::NotAPem)?;
-        let (modulus, exponent) = numbers(&der).ok_or(KeysError::Damaged(number))?;
+        let (info, rest) = element(&der, SEQUENCE).ok_or(KeysError::Damaged(number))?;
+        let key = info.strip_prefix(&RSA_ENCRYPTION).ok_or(KeysError::NotRsa(number))?;
+        let numbers = numbers(key).filter(|_| rest.is_empty());
+        let (modulus, exponent) = numbers.ok_or(KeysError::Damaged(number))?;
         keys.push(Key::new(None, modulus, exponent, number)?);
     }
     if keys.is_empty() { Err(KeysError::NoKey) } else { Ok(keys) }
@@ -52,15 +55,15 @@ fn next_block(text: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// Returns modulus and exponent of a `SubjectPublicKeyInfo` of RSA in DER.
+/// Returns modulus and exponent of a public key of RSA in DER: the part of a `SubjectPublicKeyInfo` after the
+/// algorithm.
 fn numbers(der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (info, rest) = element(der, SEQUENCE)?;
-    let (bits, end) = element(info.strip_prefix(&RSA_ENCRYPTION)?, BIT_STRING)?;
+    let (bits, end) = element(der, BIT_STRING)?;
     // The first byte is the number of unused bits.
     let (key, after) = element(bits.strip_prefix(&[0])?, SEQUENCE)?;
     let (modulus, numbers) = element(key, INTEGER)?;
     let (exponent, last) = element(numbers, INTEGER)?;
-    let is_complete = [rest, end, after, last].iter().all(|rest| rest.is_empty());
+    let is_complete = [end, after, last].iter().all(|rest| rest.is_empty());
     let is_negative = |number: &[u8]| number.first().is_none_or(|byte| byte & 0x80 != 0);
     (is_complete && !is_negative(modulus) && !is_negative(exponent)).then_some((modulus, exponent))
 }

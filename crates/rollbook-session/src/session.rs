@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-use crate::grants::Grants;
-use crate::json::Object;
+use crate::grants::{Grants, Permissions};
+use crate::json::{Member, Object};
 use crate::refusal::Refusal;
 
 /// Version of a token's claims.
@@ -49,7 +49,7 @@ pub struct Organization {
     pub(crate) id: String,
     pub(crate) slug: Option<String>,
     pub(crate) role: String,
-    pub(crate) permissions: Vec<String>,
+    pub(crate) permissions: Permissions,
 }
 
 /// The person or system that impersonates the user (`act`).
@@ -184,23 +184,23 @@ impl Session {
     }
 
     /// Features of the active organization.
-    pub fn organization_features(&self) -> &[String] {
-        &self.features.organization
+    pub fn organization_features(&self) -> impl Iterator<Item = &str> {
+        self.features.organization()
     }
 
     /// Features of the user.
-    pub fn user_features(&self) -> &[String] {
-        &self.features.user
+    pub fn user_features(&self) -> impl Iterator<Item = &str> {
+        self.features.user()
     }
 
     /// Plans of the active organization.
-    pub fn organization_plans(&self) -> &[String] {
-        &self.plans.organization
+    pub fn organization_plans(&self) -> impl Iterator<Item = &str> {
+        self.plans.organization()
     }
 
     /// Plans of the user.
-    pub fn user_plans(&self) -> &[String] {
-        &self.plans.user
+    pub fn user_plans(&self) -> impl Iterator<Item = &str> {
+        self.plans.user()
     }
 
     /// Parses any claim, such as one that you added to the session token. Returns `None` if it is absent.
@@ -209,7 +209,8 @@ impl Session {
     /// The error of `serde_json`, if the claim is not a `T`. It can quote the value.
     pub fn claim<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, serde_json::Error> {
         let claims = Object::read(&self.claims, Refusal::ClaimsMalformed).ok();
-        claims.and_then(|claims| claims.get(name)).map(serde_json::from_str).transpose()
+        let raw = claims.and_then(|claims| claims.get(name).map(Member::raw));
+        raw.map(serde_json::from_str).transpose()
     }
 
     /// All claims as JSON text. They can contain personal data.
@@ -235,13 +236,13 @@ impl Organization {
     }
 
     /// The user's permissions, such as `org:tasks:delete`. Clerk's system permissions are never among them.
-    pub fn permissions(&self) -> &[String] {
-        &self.permissions
+    pub fn permissions(&self) -> impl Iterator<Item = &str> {
+        self.permissions.iter()
     }
 
     /// Reports whether the user has a permission, such as `org:tasks:delete`.
     pub fn has_permission(&self, permission: &str) -> bool {
-        self.permissions.iter().any(|known| known == permission)
+        self.permissions().any(|known| known == permission)
     }
 }
 

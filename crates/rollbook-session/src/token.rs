@@ -1,11 +1,10 @@
 //! The form of a token: three parts in base64url, of which the first is the header.
 
-use std::borrow::Cow;
-
-use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{DecodeSliceError, Engine as _};
+use memchr::{memchr, memrchr};
 
-use crate::json::{self, Object};
+use crate::json::{Member, Object};
 use crate::limits::{HEADER_BYTES_MAX, SIGNATURE_BYTES_MAX};
 use crate::refusal::Refusal;
 
@@ -20,7 +19,8 @@ const MACHINE_CATEGORY: &str = "cl_B7d4PD333AAA";
 
 /// The three parts of a token, still encoded.
 pub(crate) struct Parts<'a> {
-    header: &'a str,
+    /// The first part. [`usual_headers`] has two that need no decoding.
+    pub(crate) header: &'a str,
     claims: &'a str,
     signature: &'a str,
     /// Text that the signature covers: header, dot, claims.
@@ -36,16 +36,21 @@ impl<'a> Parts<'a> {
         if let Some((_, refusal)) = OPAQUE.iter().find(|(prefix, _)| token.starts_with(prefix)) {
             return Err(*refusal);
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or(Refusal::NotAJwt)?;
-        let (header, claims) = signed.split_once('.').ok_or(Refusal::NotAJwt)?;
-        if claims.contains('.') {
+        let (first, last) = (memchr(b'.', token.as_bytes()), memrchr(b'.', token.as_bytes()));
+        let (Some(first), Some(last)) = (first, last) else { return Err(Refusal::NotAJwt) };
+        if first == last || memchr(b'.', &token.as_bytes()[first + 1..last]).is_some() {
             return Err(Refusal::NotAJwt);
         }
-        Ok(Self { header, claims, signature, signed })
+        Ok(Self {
+            header: &token[..first],
+            claims: &token[first + 1..last],
+            signature: &token[last + 1..],
+            signed: &token[..last],
+        })
     }
 
     /// Decodes the header's JSON.
-    pub(crate) fn header(&self) -> Result<String, Refusal> {
+    pub(crate) fn decoded_header(&self) -> Result<String, Refusal> {
         // Four characters for three bytes.
         if self.header.len() > HEADER_BYTES_MAX.div_ceil(3) * 4 {
             return Err(Refusal::HeaderTooLong);
@@ -63,17 +68,32 @@ impl<'a> Parts<'a> {
     }
 
     /// Decodes the signature.
-    pub(crate) fn signature(&self) -> Result<Vec<u8>, Refusal> {
-        if self.signature.len() > SIGNATURE_BYTES_MAX.div_ceil(3) * 4 {
-            return Err(Refusal::Signature);
+    pub(crate) fn signature<'b>(
+        &self,
+        buffer: &'b mut [u8; SIGNATURE_BYTES_MAX],
+    ) -> Result<&'b [u8], Refusal> {
+        match URL_SAFE_NO_PAD.decode_slice(self.signature, buffer) {
+            Ok(length) => Ok(&buffer[..length]),
+            Err(DecodeSliceError::OutputSliceTooSmall) => Err(Refusal::Signature),
+            Err(DecodeSliceError::DecodeError(_)) => Err(Refusal::Base64),
         }
-        decode(self.signature)
     }
 
     /// Returns the lengths of the three parts, in bytes.
     pub(crate) fn lengths(&self) -> [usize; 3] {
         [self.header, self.claims, self.signature].map(str::len)
     }
+}
+
+/// Returns the headers that Clerk gives to session tokens signed with a key, encoded: with and without `cat`.
+///
+/// A token that begins with one of them passes [`check_header`], which returns this `kid`.
+pub(crate) fn usual_headers(kid: &str) -> [String; 2] {
+    let [session, _] = SESSION_CATEGORIES;
+    let kid = serde_json::Value::from(kid);
+    [format!(r#""cat":"{session}","#), String::new()].map(|category| {
+        URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"RS256",{category}"kid":{kid},"typ":"JWT"}}"#))
+    })
 }
 
 /// Decodes base64url without padding. Unused bits must be zero, so that each text has one form only.
@@ -85,16 +105,15 @@ fn decode(part: &str) -> Result<Vec<u8>, Refusal> {
 ///
 /// Unknown members are ignored, among them those that name a key (`jwk`, `jku`, `x5c`): a token does not
 /// choose the key that verifies it.
-pub(crate) fn check_header(header: &str) -> Result<Option<Cow<'_, str>>, Refusal> {
+pub(crate) fn check_header(header: &str) -> Result<Option<String>, Refusal> {
     let header = Object::read(header, Refusal::HeaderMalformed)?;
-    let text = |key| header.get(key).map(json::string);
-    check_algorithm(text("alg").flatten().as_deref())?;
+    let text = |key| header.get(key).map(|member: &Member| member.text());
+    check_algorithm(text("alg").flatten())?;
     if header.get("crit").is_some() {
         return Err(Refusal::CriticalExtension);
     }
     match text("typ") {
-        None => {}
-        Some(Some(kind)) if kind == "JWT" => {}
+        None | Some(Some("JWT")) => {}
         Some(Some(kind))
             if ["at+jwt", "application/at+jwt"].contains(&kind.to_ascii_lowercase().as_str()) =>
         {
@@ -104,16 +123,14 @@ pub(crate) fn check_header(header: &str) -> Result<Option<Cow<'_, str>>, Refusal
     }
     match text("cat") {
         None => {}
-        Some(Some(category)) if SESSION_CATEGORIES.contains(&category.as_ref()) => {}
+        Some(Some(category)) if SESSION_CATEGORIES.contains(&category) => {}
         Some(Some(category)) if category == TEMPLATE_CATEGORY => return Err(Refusal::TemplateToken),
         Some(Some(category)) if category == MACHINE_CATEGORY => return Err(Refusal::MachineToken),
         Some(_) => return Err(Refusal::Category),
     }
-    match text("kid") {
-        None => Ok(None),
-        Some(Some(kid)) => Ok(Some(kid)),
-        Some(None) => Err(Refusal::HeaderMalformed),
-    }
+    let kid =
+        header.get("kid").map(|member| member.text().map(str::to_owned).ok_or(Refusal::HeaderMalformed));
+    kid.transpose()
 }
 
 fn check_algorithm(algorithm: Option<&str>) -> Result<(), Refusal> {

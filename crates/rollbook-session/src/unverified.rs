@@ -23,7 +23,7 @@ impl Unverified {
     /// [`Refusal`].
     pub fn read(token: &str) -> Result<Self, Refusal> {
         let parts = Parts::split(token, *TOKEN_BYTES_RANGE.end())?;
-        let (header, claims) = (parts.header()?, parts.claims()?);
+        let (header, claims) = (parts.decoded_header()?, parts.claims()?);
         Object::read(&header, Refusal::HeaderMalformed)?;
         Object::read(&claims, Refusal::ClaimsMalformed)?;
         Ok(Self { header, claims })

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::claims;
 use crate::credentials::Credentials;
 use crate::keys::{KeySet, Keys};
+use crate::limits::SIGNATURE_BYTES_MAX;
 use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::session::Session;
@@ -41,9 +42,13 @@ use crate::token::{self, Parts};
 /// [`Refusal`], for each token that is not genuine, not valid now, or not accepted by the policy.
 pub fn verify(token: &str, keys: &KeySet, policy: &Policy, now: SystemTime) -> Result<Session, Refusal> {
     let parts = Parts::split(token, policy.token_limit())?;
-    let header = parts.header()?;
-    let kid = token::check_header(&header)?;
-    keys.check(kid.as_deref(), parts.signed, &parts.signature()?)?;
+    let unusual;
+    let mut kid = keys.kid_of_usual(parts.header);
+    if kid.is_none() {
+        unusual = token::check_header(&parts.decoded_header()?)?;
+        kid = unusual.as_deref();
+    }
+    keys.check(kid, parts.signed, parts.signature(&mut [0; SIGNATURE_BYTES_MAX])?)?;
     let session = claims::decode(parts.claims()?)?;
     policy.check(&session, millis(now))?;
     Ok(session)

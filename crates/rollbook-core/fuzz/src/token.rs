@@ -55,10 +55,7 @@ fn check_claims(text: &str) {
             assert!(depth <= NESTING_MAX, "{depth}");
             agree(&claims, &session);
         }
-        // The second parser rejects a half of a surrogate pair, the library only where it reads that text.
-        (Err(_), Ok(session)) => {
-            assert!(text.contains("\\u"), "decoded, although it is not JSON: {session:?}")
-        }
+        (Err(_), Ok(session)) => panic!("decoded, although it is not JSON: {session:?}"),
         (Ok((claims, depth)), Err(refusal)) => {
             let is_expected = match refusal {
                 Refusal::ClaimsMalformed => !matches!(claims, Json::Object(_)),
@@ -119,7 +116,7 @@ fn agree(claims: &Json, session: &Session) {
     let object = claims.get("o").expect("an organization");
     assert_eq!(string(object, "id"), Some(organization.id()));
     assert!(organization.role().ends_with(string(object, "rol").expect("a role")));
-    let granted: BTreeSet<String> = organization.permissions().iter().cloned().collect();
+    let granted: BTreeSet<String> = organization.permissions().map(str::to_owned).collect();
     assert_eq!(granted, granted_by(claims, object));
 }
 

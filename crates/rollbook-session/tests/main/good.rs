@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use rollbook_session::limits::{CLAIMS_MAX, NAME_BYTES_MAX, NESTING_MAX};
-use rollbook_session::{FactorAges, Policy, Refusal, Version, verify};
+use rollbook_session::limits::{
+    CLAIMS_MAX, GRANTS_MAX, MASK_DIGITS_MAX, NAME_BYTES_MAX, NESTING_MAX, PERMISSION_NAMES_MAX,
+};
+use rollbook_session::{FactorAges, KeySet, Policy, Refusal, Version, verify};
 use serde_json::{Value, json};
 
 use crate::mint::{
-    ISSUER, NOW, PARTY, Signer, at, claims, claims_with, header, instance_keys, judge, policy, token, with,
+    ISSUER, NOW, PARTY, Signer, at, claims, claims_with, header, instance_keys, judge, jwks, policy, token,
+    with,
 };
 
 #[test]
@@ -31,7 +34,7 @@ fn a_token_of_version_2_becomes_a_session() {
         (organization.id(), organization.slug(), organization.role()),
         ("org_1", Some("acme"), "org:admin")
     );
-    assert_eq!(organization.permissions(), ["org:tasks:read", "org:tasks:delete", "org:export:read"]);
+    assert!(organization.permissions().eq(["org:tasks:read", "org:tasks:delete", "org:export:read"]));
     let actor = session.actor().expect("an actor");
     assert_eq!((actor.user_id(), actor.session_id()), ("user_9", Some("sess_9")));
     assert_eq!(actor.issuer(), Some("https://dashboard.clerk.com"));
@@ -60,10 +63,7 @@ fn features_and_plans_are_found_with_and_without_scope() {
     for (plan, is_active) in [("pro", true), ("user:pro", false), ("user:free", true), ("org:free", false)] {
         assert_eq!(session.has_plan(plan), is_active, "{plan}");
     }
-    assert_eq!(
-        (session.organization_plans(), session.user_plans()),
-        (&["pro".into()][..], &["free".into()][..])
-    );
+    assert!(session.organization_plans().eq(["pro"]) && session.user_plans().eq(["free"]));
 }
 
 #[test]
@@ -140,6 +140,25 @@ fn unknown_and_absent_header_members_are_accepted() {
 }
 
 #[test]
+fn the_headers_of_clerk_pass_as_every_other_spelling_of_them_does() {
+    let signer = Signer::of_the_instance();
+    let usual = header().to_string();
+    assert_eq!(usual, r#"{"alg":"RS256","cat":"cl_B7d4PD111AAA","kid":"ins_2Example","typ":"JWT"}"#);
+    let expected = judge(&signer.token(&usual, &claims().to_string())).expect("genuine");
+    for header in [
+        r#"{"alg":"RS256","kid":"ins_2Example","typ":"JWT"}"#,
+        r#"{"typ":"JWT","kid":"ins_2Example","alg":"RS256"}"#,
+        r#" {"alg":"RS256","cat":"cl_B7d4PD111AAA","kid":"ins_2Ex\u0061mple","typ":"JWT"} "#,
+    ] {
+        assert_eq!(judge(&signer.token(header, &claims().to_string())).as_ref(), Ok(&expected), "{header}");
+    }
+    let quoted = "a\"b\\c";
+    let keys = KeySet::from_jwks(&jwks(&[signer.jwk(quoted)])).expect("a JWKS");
+    let token = signer.token(&with(header(), &json!({"kid": quoted})).to_string(), &claims().to_string());
+    assert!(verify(&token, &keys, &policy(), at(NOW)).is_ok());
+}
+
+#[test]
 fn as_many_claims_and_as_deep_nesting_as_the_limits_allow_verify() {
     let base = claims();
     let count = base.as_object().expect("an object").len();
@@ -151,6 +170,29 @@ fn as_many_claims_and_as_deep_nesting_as_the_limits_allow_verify() {
     let deep = (2..=NESTING_MAX)
         .fold(json!(1), |inner, depth| if depth % 2 == 0 { json!([inner]) } else { json!({"k": inner}) });
     assert!(judge(&token(&claims_with(&json!({"deep": deep})))).is_ok());
+}
+
+#[test]
+fn as_many_features_names_and_permissions_as_the_limits_allow_are_read() {
+    let read = |features: usize, names: usize, masks: &str| {
+        let list = |item: &str, count: usize| vec![item; count].join(",");
+        let claims = claims_with(&json!({
+            "fea": list("o:f", features),
+            "o": {"id": "o", "rol": "r", "per": list("p", names), "fpm": masks},
+        }));
+        let session = rollbook_session::unverified::session_of(claims.to_string());
+        session.map(|session| session.organization().expect("an organization").permissions().count())
+    };
+    assert_eq!(read(GRANTS_MAX, 1, "1"), Ok(1));
+    assert_eq!(read(GRANTS_MAX + 1, 1, "1"), Err(Refusal::PermissionsTooMany));
+    assert_eq!(read(1, PERMISSION_NAMES_MAX, "1"), Ok(1));
+    assert_eq!(read(1, PERMISSION_NAMES_MAX + 1, "1"), Err(Refusal::PermissionsTooMany));
+    let all = u64::MAX.to_string();
+    let of_64_features = vec![all.as_str(); 64].join(",");
+    assert_eq!(read(65, 64, &of_64_features), Ok(GRANTS_MAX));
+    assert_eq!(read(65, 64, &format!("{of_64_features},1")), Err(Refusal::PermissionsTooMany));
+    assert_eq!(read(1, 1, &"1".repeat(MASK_DIGITS_MAX)), Ok(1));
+    assert_eq!(read(1, 1, &"1".repeat(MASK_DIGITS_MAX + 1)), Err(Refusal::PermissionsTooMany));
 }
 
 #[test]

@@ -49,6 +49,9 @@ fn what_is_not_a_public_rsa_key_in_pem_is_refused_in_words() {
     let mut exponent = spki.clone();
     let last = exponent.len() - 1;
     exponent[last] = 3;
+    // The algorithm RSASSA-PSS in place of rsaEncryption: the last byte of its name.
+    let mut pss = spki.clone();
+    pss[16] = 10;
     let certificate = ours.pem().replace("PUBLIC KEY", "CERTIFICATE");
     let many: String = (0..=KEYS_MAX).map(|_| ours.pem()).collect();
     for (what, text, error) in [
@@ -58,6 +61,7 @@ fn what_is_not_a_public_rsa_key_in_pem_is_refused_in_words() {
         ("a certificate", certificate, KeysError::NotAPem),
         ("a key that ends early", pem_of(&spki[..200]), KeysError::Damaged(1)),
         ("bytes after the key", pem_of(&[&spki[..], b"x"].concat()), KeysError::Damaged(1)),
+        ("a key for another algorithm", pem_of(&pss), KeysError::NotRsa(1)),
         ("an even modulus", pem_of(&even), KeysError::Damaged(1)),
         ("another exponent", pem_of(&exponent), KeysError::Exponent(1)),
         ("no end", ours.pem().replace("-----END PUBLIC KEY-----", ""), KeysError::NotAPem),

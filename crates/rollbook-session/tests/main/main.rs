@@ -1,5 +1,6 @@
 //! Tests of the public interface: good tokens, bad tokens, keys, requests, and tokens of other implementations.
 
+mod example;
 mod extractors;
 mod good;
 mod keys;

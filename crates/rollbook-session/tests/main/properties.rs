@@ -30,7 +30,10 @@ impl Edit {
         let mut letters: Vec<char> = text.chars().collect();
         letters.push('.');
         match self {
-            Self::Replace(at, letter) => letters[at.index(text.len())] = *letter,
+            Self::Replace(at, letter) => {
+                let at = at.index(letters.len());
+                letters[at] = *letter;
+            }
             Self::Insert(at, piece) => {
                 let at = at.index(letters.len());
                 letters.splice(at..at, piece.chars());

@@ -143,7 +143,7 @@ fn published_masks_grant_the_published_permissions() {
             "o": {"id": "org_xxxxxxx", "rol": "admin", "slg": "org_test", "per": names, "fpm": masks},
         }));
         let organization = found.organization().expect("an organization");
-        let permissions: BTreeSet<&str> = organization.permissions().iter().map(String::as_str).collect();
+        let permissions: BTreeSet<&str> = organization.permissions().collect();
         let expected: Vec<String> = expected.iter().map(|name| format!("org:{name}")).collect();
         assert_eq!(permissions, expected.iter().map(String::as_str).collect(), "{features} {names} {masks}");
     }
@@ -168,8 +168,8 @@ fn without_an_active_organization_both_versions_have_none() {
     let v2 = session(&json!({"v": 2, "fea": "u:impersonation,u:memberships"}));
     assert_eq!(v2.organization(), None);
     assert_eq!(session(&json!({})).organization(), None);
-    assert_eq!(v2.user_features(), ["impersonation", "memberships"]);
-    assert_eq!(v2.organization_features(), [""; 0]);
+    assert!(v2.user_features().eq(["impersonation", "memberships"]));
+    assert_eq!(v2.organization_features().count(), 0);
 }
 
 #[test]
@@ -182,8 +182,8 @@ fn features_are_sorted_by_scope_as_published() {
         ("ou:payments,u:impersonation", &["payments"], &["payments", "impersonation"]),
     ] {
         let found = session(&json!({"v": 2, "fea": list}));
-        assert_eq!(found.organization_features(), organization, "{list}");
-        assert_eq!(found.user_features(), user, "{list}");
+        assert_eq!(found.organization_features().collect::<Vec<_>>(), organization, "{list}");
+        assert_eq!(found.user_features().collect::<Vec<_>>(), user, "{list}");
     }
 }
 
@@ -200,6 +200,7 @@ fn masks_keep_every_bit_beyond_53_64_and_128() {
             "v": 2, "fea": "o:f", "o": {"id": "org_1", "rol": "admin", "per": names.join(","), "fpm": mask},
         }));
         let expected: Vec<String> = bits.iter().map(|bit| format!("org:f:p{bit}")).collect();
-        assert_eq!(found.organization().expect("an organization").permissions(), expected, "{mask}");
+        let permissions: Vec<&str> = found.organization().expect("an organization").permissions().collect();
+        assert_eq!(permissions, expected, "{mask}");
     }
 }

@@ -292,6 +292,9 @@ fn malformed_claims() -> Vec<Case> {
         changed("an actor without subject", &json!({"act": {"iss": "x"}}), Refusal::ClaimMissing("act.sub")),
         changed("an actor that is a text", &json!({"act": "user_9"}), invalid("act")),
         changed("fva of one number", &json!({"fva": [1]}), invalid("fva")),
+        changed("fva of three numbers", &json!({"fva": [1, 2, 3]}), invalid("fva")),
+        changed("fva as text", &json!({"fva": "1,2"}), invalid("fva")),
+        changed("fva beyond 32 bits", &json!({"fva": [1, 4_294_967_296_u64]}), invalid("fva")),
         changed("fva below -1", &json!({"fva": [-2, 0]}), invalid("fva")),
     ]
 }
@@ -336,7 +339,8 @@ fn malformed_organizations() -> Vec<Case> {
 }
 
 fn too_many() -> String {
-    let more = (0..CLAIMS_MAX).map(|number| (format!("c{number}"), json!(number))).collect();
+    let count = claims().as_object().expect("an object").len();
+    let more = (count..=CLAIMS_MAX).map(|number| (format!("c{number}"), json!(number))).collect();
     claims_with(&Value::Object(more)).to_string()
 }
 
@@ -345,11 +349,16 @@ fn too_deep() -> String {
 }
 
 fn permissions() -> Vec<Case> {
+    let of_version_1 =
+        |keys: &[&str]| json!({"v": null, "org_id": "o", "org_role": "r", "org_permissions": keys});
     let granted = |features: &str, names: &str, masks: &str| json!({"fea": features, "o": {"id": "org_1", "rol": "admin", "per": names, "fpm": masks}});
+    let invalid = Refusal::ClaimInvalid("org_permissions");
     let many_names = vec!["p"; 1025].join(",");
     let features = vec!["o:f"; 70].join(",");
     let (names, masks) = (vec!["p"; 64].join(","), vec![u64::MAX.to_string(); 70].join(","));
     vec![
+        changed("a comma in a permission of version 1", &of_version_1(&["org:a:b,org:c:d"]), invalid),
+        changed("an empty permission of version 1", &of_version_1(&["org:a:b", ""]), invalid),
         changed(
             "a user feature first, with another result",
             &granted("u:a,o:b", "p", "1"),
