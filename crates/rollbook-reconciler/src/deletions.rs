@@ -36,11 +36,10 @@ impl Context {
         let done = sum(&found, |of| of.kind == Drift::NotDeleted && of.state == HeldState::Done);
         let living = self.patiently("the store", || self.ports.records.count_living(resource)).await?;
         let along = self.progress().taken_along(resource.table, resource.table);
-        let too_many = if brake::is_allowed(proved + along, living + done + along) {
-            self.table_with_excess(resource).await?
-        } else {
-            Some(resource.table)
-        };
+        // Counted in any case: an operator who approves must see what goes with these.
+        let of_children = self.table_with_excess(resource).await?;
+        let is_excess = !brake::is_allowed(proved + along, living + done + along);
+        let too_many = if is_excess { Some(resource.table) } else { of_children };
         let is_allowed = too_many.is_none();
         self.update(resource.table, |of| of.is_braked = !is_allowed);
         if let Some(too_many) = too_many {

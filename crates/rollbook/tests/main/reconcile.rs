@@ -201,6 +201,7 @@ async fn resync_repairs_one_row_now_and_says_what_it_cannot_read() {
     assert_eq!(outcome(stage.json(&["resync", &id], 0)), "unchanged");
     stage.state.lock().expect("no panic").remove("users", &id);
     assert_eq!(outcome(stage.json(&["resync", &id], 1)), "unproven", "the row was written a moment ago");
+    stage.run(&["reconcile"]).ended(0);
     stage.age_rows();
     assert_eq!(outcome(stage.json(&["resync", &id], 0)), "deleted");
     assert_eq!(outcome(stage.json(&["resync", &id], 0)), "absent");
