@@ -11,7 +11,7 @@
 //! * One process at a time has a forward. It stops sending before another one can take it.
 //! * Memory is limited: pages, changes in hand, subjects that are blocked, requests at once, bytes of a row.
 //!
-//! How: [`board`] has the rules as a pure state machine: what is sent next, what a failure does, and which position may be
+//! How: `board` has the rules as a pure state machine: what is sent next, what a failure does, and which position may be
 //! saved. `forward` reads pages, sends what the board names, and saves its progress. `forwarder` runs all forwards of a
 //! process. `push` makes a request of a change, `http` sends it, `verdict` judges the answer.
 

@@ -25,7 +25,7 @@ const FORWARD: &str =
         (SELECT count(*) FROM forward_changes AS change WHERE change.forward = name AND state = 'failed')
     FROM forwards";
 
-/// Records changes, in the order of the columns that [`line`] reads.
+/// Records changes, in the order of the columns that `line` reads.
 const RECORD: &str = "INSERT OR REPLACE INTO forward_changes
         (forward, position, resource, subject_id, kind, changed, origin, cause, event_at, at,
          state, tries, attempts, failed_at, next_try_at, last_error)

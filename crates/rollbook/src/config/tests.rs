@@ -1,5 +1,6 @@
 //! Sources, precedence and relations.
 
+mod forwards;
 mod paths;
 
 use std::sync::LazyLock;
