@@ -137,7 +137,7 @@ mod tests {
     use crate::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
 
     #[test]
-    fn a_kind_of_pending_work_has_one_name_and_an_unknown_name_is_no_kind() {
+    fn a_kind_of_pending_work_has_one_name_and_an_unknown_name_gives_none() {
         for kind in [PendingWork::Children, PendingWork::Row, PendingWork::Content] {
             assert_eq!(PendingWork::parse(kind.as_str()), Some(kind));
         }
