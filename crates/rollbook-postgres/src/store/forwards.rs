@@ -13,8 +13,8 @@ use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::changes::{bound, line_at, position};
-use crate::fault::Unreadable;
 use super::values::Values;
+use crate::fault::Unreadable;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
 
