@@ -162,9 +162,10 @@ async fn a_filtered_list_of_members_that_counts_more_than_it_shows_proves_no_abs
         let (fetched, _) = fetch(&ORGANIZATION_MEMBERSHIPS, &lookups, move |target| {
             let member = r#"{"id":"orgmem_9","public_user_data":{"user_id":"user_9"}}"#;
             let total = if target.contains("user_id") { total } else { 9 };
-            match target.contains("/memberships") {
-                true => json(200, &format!(r#"{{"data":[{member}],"total_count":{total}}}"#)),
-                false => json(200, r#"{"id":"org_1","members_count":9}"#),
+            if target.contains("/memberships") {
+                json(200, &format!(r#"{{"data":[{member}],"total_count":{total}}}"#))
+            } else {
+                json(200, r#"{"id":"org_1","members_count":9}"#)
             }
         })
         .await;

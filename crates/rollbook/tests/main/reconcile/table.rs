@@ -105,16 +105,15 @@ fn expected(fault: &Fault, kind: Kind, path: &str, lasts: bool) -> End {
         (_, Fault::EmptyPage, MEMBERSHIPS) => {
             failed("Clerk's list of organization_memberships is not reliable now: ")
         }
-        (_, Fault::ObjectWithoutId, USERS) if lasts => End::HeldOrStops("a page has no object with an id"),
-        (_, Fault::ObjectWithoutId, MEMBERSHIPS) if lasts => End::HeldOrStops("is not reliable now: "),
         (_, Fault::ObjectWithoutId, MEMBERS) if lasts => failed("a membership has no id or no user"),
-        (_, Fault::ObjectOfAnotherType | Fault::DeletedObject, USERS) if lasts => {
+        (_, Fault::ObjectWithoutId | Fault::ObjectOfAnotherType | Fault::DeletedObject, USERS) if lasts => {
             End::HeldOrStops("a page has no object that can be read")
         }
-        (_, Fault::ObjectOfAnotherType | Fault::DeletedObject, MEMBERSHIPS) if lasts => {
+        (_, Fault::ObjectWithoutId | Fault::ObjectOfAnotherType | Fault::DeletedObject, MEMBERSHIPS)
+            if lasts =>
+        {
             End::HeldOrStops("is not reliable now: ")
         }
-        (_, Fault::ObjectOfAnotherType | Fault::DeletedObject, USERS | MEMBERSHIPS) => End::Held,
         (_, Fault::DuplicateObject, USERS) if lasts => {
             failed("Clerk's list of users is not reliable now: its pages show no new user or one twice")
         }
@@ -125,9 +124,12 @@ fn expected(fault: &Fault, kind: Kind, path: &str, lasts: bool) -> End {
             "Clerk's list of users is not reliable now: a page is empty, and the count names more users",
         ),
         // Rows of a feature that is not enabled are left as they are.
-        (_, Fault::ObjectWithoutId, USERS | MEMBERSHIPS) | (_, Fault::Forbidden, MEMBERSHIPS | MEMBERS) => {
-            End::Held
-        }
+        (_, Fault::Forbidden, MEMBERSHIPS | MEMBERS)
+        | (
+            _,
+            Fault::ObjectWithoutId | Fault::ObjectOfAnotherType | Fault::DeletedObject,
+            USERS | MEMBERSHIPS,
+        ) => End::Held,
         _ => End::Complete,
     }
 }
