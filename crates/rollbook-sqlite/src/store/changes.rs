@@ -171,7 +171,7 @@ impl Changes for SqliteStore {
 mod tests {
     use std::sync::Arc;
 
-    use rollbook_core::store::Store as _;
+    use rollbook_core::store::{Reconciliation as _, Store as _};
     use rollbook_testkit::clock::WallClock;
 
     use super::*;
@@ -186,6 +186,8 @@ mod tests {
         assert_eq!(store.feed().await.map(|state| (state.last, state.is_on)), Ok((0, true)));
         assert_eq!(store.sequence().await.map(|step| step.last), Ok(Some(0)));
         assert_eq!(store.cascade().await.map(|step| step.due_in), Ok(None));
+        assert_eq!(store.runs(10).await.map(|runs| runs.len()), Ok(0));
+        assert_eq!(store.count_held(None).await.map(|counts| counts.len()), Ok(0));
         store.ping().await.expect("it answers");
         assert!(store.rehearse().await.expect("it takes what a worker writes"));
         assert!(store.looks.get().is_none(), "only a reader of many rows needs the second one");

@@ -130,7 +130,8 @@ impl Reconciliation for SqliteStore {
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<Run>, StoreError> {
-        self.look(move |connection| reads::runs(connection, limit)).await
+        // On the writing connection, as in `feed`: every worker asks, and there are few runs.
+        Ok(self.database.read(move |connection| reads::runs(connection, limit)).await?)
     }
 
     async fn hold(&self, run: &str, held: &[Held]) -> Result<(), StoreError> {
@@ -161,6 +162,11 @@ impl Reconciliation for SqliteStore {
     }
 
     async fn count_held(&self, run: Option<&str>) -> Result<Vec<HeldCount>, StoreError> {
+        // Mostly nothing is held, and then no connection is opened for the count.
+        let sql = "SELECT 1 FROM reconcile_held LIMIT 1";
+        if !self.database.read(|connection| connection.prepare_cached(sql)?.exists(())).await? {
+            return Ok(Vec::new());
+        }
         let run = run.map(str::to_owned);
         self.look(move |connection| reads::count_held(connection, run.as_deref())).await
     }
