@@ -1,4 +1,4 @@
-//! The route of a Next.js application that receives pushes: signed by Rollbook's own code, verified by `standardwebhooks`.
+//! The route of a Next.js application that receives pushes: sent by Rollbook, verified by `standardwebhooks`.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
@@ -7,10 +7,11 @@ use std::time::Duration;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::{Clock as _, Timestamp};
 use rollbook_testkit::clock::WallClock;
+use rollbook_testkit::events::{START, event, user};
 use rollbook_testkit::process::{SECRET, until};
 
-use super::{Program, World, finished, npm, write_block};
-use crate::raw_http::{exchange, status};
+use super::{Program, World, block, finished, npm, write_block};
+use crate::raw_http::{exchange, signed, status};
 
 const BODY: &str = r#"{"position":7,"resource":"users","subject_id":"user_1","kind":"created","changed":["data"],"origin":"webhook","cause":"msg_1","event_at":"2026-07-29T08:00:00.015Z","at":"2026-07-29T08:00:01.200Z"}"#;
 
@@ -41,8 +42,25 @@ async fn start(world: &World, folder: &std::path::Path) -> (Program, SocketAddr)
     (program, address)
 }
 
+/// Rollbook itself pushes a change to the route, with the configuration of the page.
+async fn pushed(world: &World, folder: &std::path::Path, address: SocketAddr) {
+    let secret = folder.join("secret");
+    std::fs::write(&secret, SECRET).expect("the file is written");
+    let forward = block("rollbook.toml")
+        .replace("https://app.example.com", &format!("http://{address}"))
+        .replace("/run/secrets/rollbook-app", secret.to_str().expect("a plain path"));
+    world.home.configure(&forward);
+    let _serve = world.home.start_ready(&["serve"]).await;
+    world.until("the forward has begun", "SELECT count(*) FROM clerk.forwards", "1").await;
+    let body = event("user.created", START, &user("user_3", START)).to_string();
+    let answer = exchange(world.home.listen, &signed("msg_3", &body)).await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    world.until("the push is handled", "SELECT user_id, kind FROM app.to_index", "user_3|created").await;
+    assert_eq!(world.sql("SELECT count(*) FROM app.handled WHERE id ~ '^chg_[0-9]+$'").await, "1");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_next_js_route_takes_each_push_once_and_refuses_what_is_not_signed() {
+async fn a_next_js_route_takes_each_push_of_rollbook_once_and_refuses_what_is_not_signed() {
     let folder = npm("next");
     let world = World::new().await;
     let (program, address) = start(&world, folder.path()).await;
@@ -76,6 +94,8 @@ async fn a_next_js_route_takes_each_push_once_and_refuses_what_is_not_signed() {
     world.sql("ALTER TABLE app.gone RENAME TO to_index").await;
     assert_eq!(status(&exchange(address, &request).await), 204);
     assert_eq!(world.sql("SELECT count(*) FROM app.to_index").await, "2");
+    world.sql("TRUNCATE app.to_index, app.handled").await;
+    pushed(&world, folder.path(), address).await;
     drop(program);
 
     let mut types = Command::new(folder.path().join("node_modules/.bin/tsc"));

@@ -9,7 +9,7 @@
 //! * Applying: `rollbook work` draining a backlog, against raw upserts of the same rows.
 //! * Scraping: messages moved through a queue where a million wait, while `/metrics` is asked, against nobody asking.
 //! * Reconciling (`reconcile`): `rollbook reconcile` with a million users and memberships at a simulated Clerk, against
-//!   its rate limit; memory, rows compared per CPU second, and acknowledgements meanwhile.
+//!   its rate limit; memory, and rows compared per CPU second. Acknowledgements meanwhile are a part of their own (`webhooks`).
 //! * The change feed (`feed`): applying with it against applying without it, on both engines; lines through the
 //!   sequencer; the time from a commit to the bell and to a stream of the API at 1,000 changes a second; pages at the end
 //!   of a million kept lines.
@@ -51,8 +51,19 @@ const FULL: Scale = Scale { turns: 5, divisor: 1 };
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
 /// The parts that can be asked for by name, in their order; without a name all of them.
-const PARTS: [&str; 10] =
-    ["acks", "latency", "apply", "scrape", "redis", "postgres", "path", "backlog", "feed", "reconcile"];
+const PARTS: [&str; 11] = [
+    "acks",
+    "latency",
+    "apply",
+    "scrape",
+    "redis",
+    "postgres",
+    "path",
+    "backlog",
+    "feed",
+    "reconcile",
+    "webhooks",
+];
 /// Minutes and some 15 GB of disk: only measured where it is asked for by name.
 const LARGE: &str = "large";
 
@@ -108,6 +119,7 @@ async fn measure(part: &str, scale: Scale, report: &mut Report) {
             distributed::feed::measure(scale, report).await;
         }
         "reconcile" => reconcile::measure(scale, report).await,
+        "webhooks" => reconcile::measure_webhooks(scale, report).await,
         _ => unreachable!("only parts of the list are measured"),
     }
 }
