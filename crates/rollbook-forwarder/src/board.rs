@@ -11,35 +11,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use rollbook_core::retry::RetryPolicy;
 use rollbook_core::store::{ChangeLine, ForwardChange, ForwardProgress, ForwardState, Position};
 use rollbook_core::time::Timestamp;
 
+use crate::limits::Limits;
 use crate::verdict::Verdict;
 
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod tests;
-
-/// Limits of a board.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Backoff, and the number of attempts that count.
-    pub(crate) retry: RetryPolicy,
-    /// Time since the first failure after which a change becomes a dead letter.
-    pub(crate) give_up_after: Duration,
-    /// Number of blocked subjects at which no more is read.
-    pub(crate) blocked_max: usize,
-    /// Number of changes that wait at which no more is read.
-    pub(crate) waiting_max: usize,
-    /// Number of dead letters at which no more is read.
-    pub(crate) failed_max: u64,
-    /// Number of changes that are neither settled nor recorded at which no more is read.
-    pub(crate) fresh_max: usize,
-}
 
 /// Table and id of a row.
 type Subject = Arc<(String, String)>;
@@ -127,7 +109,9 @@ impl Board {
             self.known.insert(position);
         }
         if change.state == ForwardState::Waiting {
-            self.add(Item { change, is_recorded: true, accepted_before: None, is_in_doubt: false });
+            // Whether the receiver was up when it failed is not recorded: the first change that it accepts makes it due.
+            self.is_in_doubt = true;
+            self.add(Item { change, is_recorded: true, accepted_before: None, is_in_doubt: true });
         }
     }
 
@@ -280,8 +264,9 @@ impl Board {
         let is_limited = matches!(verdict, Verdict::Refused { status: 429, .. });
         let counts = !is_limited && first.accepted_before.is_some_and(|before| accepted > before);
         first.accepted_before = Some(accepted);
-        first.is_in_doubt = !counts;
-        self.is_in_doubt |= !counts;
+        // A limit on requests is not an outage: the backoff holds.
+        first.is_in_doubt = !counts && !is_limited;
+        self.is_in_doubt |= first.is_in_doubt;
         let change = &mut first.change;
         change.tries = change.tries.saturating_add(1);
         change.attempts = change.attempts.saturating_add(u32::from(counts));
@@ -338,6 +323,11 @@ impl Board {
                 }
             }
         }
+    }
+
+    /// Number of dead letters.
+    pub(crate) const fn dead_letters(&self) -> u64 {
+        self.failed
     }
 
     /// Position after which the feed is read on.

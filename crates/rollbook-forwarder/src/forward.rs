@@ -14,8 +14,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::board::{Board, Limits};
+use crate::board::Board;
+use crate::failure_log::FailureLog;
 use crate::hold::Hold;
+use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::ports::{Ports, Receiver};
 use crate::push::push;
@@ -70,6 +72,7 @@ struct Turn {
     saved_position: Position,
     requests: JoinSet<(ChangeLine, Verdict)>,
     is_full: bool,
+    failures: FailureLog,
 }
 
 impl Forward {
@@ -77,7 +80,7 @@ impl Forward {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut is_failing = false;
         loop {
-            let result = self.turn(&stop).await;
+            let result = self.turn(&stop, &mut is_failing).await;
             let wait = match &result {
                 Ok(End::Stop) => return,
                 Ok(End::TakeAnew) => Duration::ZERO,
@@ -88,8 +91,6 @@ impl Forward {
                 if !std::mem::replace(&mut is_failing, true) {
                     warn!(forward = self.settings.name, %error, "the forward can't use the store now; trying again");
                 }
-            } else if std::mem::take(&mut is_failing) {
-                info!(forward = self.settings.name, "the forward uses the store again");
             }
             let wait = wait.mul_f64(f64::midpoint(1.0, fastrand::f64()));
             if stop.run_until_cancelled(sleep(wait)).await.is_none() {
@@ -98,16 +99,15 @@ impl Forward {
         }
     }
 
-    /// Takes the forward, and sends until something ends the turn.
-    async fn turn(&self, stop: &CancellationToken) -> Result<End, StoreError> {
+    /// Takes the forward, and sends until something ends the turn. Notes in `is_failing` that the store can be used.
+    async fn turn(&self, stop: &CancellationToken, is_failing: &mut bool) -> Result<End, StoreError> {
         // A hold that is dropped here ends by itself.
-        let mut turn = match stop.run_until_cancelled(self.take()).await {
-            None => return Ok(End::Stop),
-            Some(taken) => match taken? {
-                Some(turn) => turn,
-                None => return Ok(End::LookAgain),
-            },
-        };
+        let Some(taken) = stop.run_until_cancelled(self.take()).await else { return Ok(End::Stop) };
+        let taken = taken?;
+        if std::mem::take(is_failing) {
+            info!(forward = self.settings.name, "the forward uses the store again");
+        }
+        let Some(mut turn) = taken else { return Ok(End::LookAgain) };
         let end = self.send(&mut turn, stop).await;
         if let Ok(End::Stop | End::LookAgain) = end {
             self.finish(&mut turn).await;
@@ -142,6 +142,7 @@ impl Forward {
             saved_position: taken.position,
             requests: JoinSet::new(),
             is_full: false,
+            failures: FailureLog::default(),
         }))
     }
 
@@ -244,6 +245,7 @@ impl Forward {
             let Ok((line, verdict)) = done else { return Ok(Some(End::TakeAnew)) };
             self.counters.count(&verdict);
             turn.board.answered(&line, &verdict, self.ports.clock.now(), fastrand::f64());
+            turn.failures.note(&self.settings.name, &verdict, turn.board.dead_letters());
             if verdict == Verdict::Gone {
                 let reason = "the receiver answered 410: it wants no more changes".to_owned();
                 return self.halt(turn, reason).await.map(Some);
@@ -341,7 +343,9 @@ impl Forward {
             Some(reason) if !was_full => {
                 warn!(
                     forward = self.settings.name,
-                    reason, "the forward waits: it reads no more changes until then"
+                    reason,
+                    fix = "rollbook changes status, failed, redrive, discard",
+                    "the forward is full: it reads no more changes until some are delivered, redriven or discarded"
                 );
             }
             None if was_full => info!(forward = self.settings.name, "the forward reads changes again"),

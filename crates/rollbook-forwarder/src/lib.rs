@@ -16,10 +16,12 @@
 //! process. `push` makes a request of a change, `http` sends it, `verdict` judges the answer.
 
 mod board;
+mod failure_log;
 mod forward;
 mod forwarder;
 mod hold;
 mod http;
+mod limits;
 mod metrics;
 mod ports;
 mod push;

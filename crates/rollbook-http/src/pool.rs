@@ -21,6 +21,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 
+/// Maximum length of the cause of a broken connection, in characters.
+const CAUSE_LENGTH_MAX: usize = 300;
+
 /// Time after which an idle connection is closed.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of idle connections with HTTP/1.1, for each server.
@@ -176,11 +179,36 @@ fn tls(roots: Roots) -> Result<ClientConfig, String> {
     Ok(trusting.with_no_client_auth())
 }
 
-/// Returns the innermost error. It names no URL, header or body.
+/// Returns the innermost error, cut. It names no URL, header or body.
 fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    bounded(&error.to_string())
+}
+
+/// Removes what the other side wrote into an error: the debug data of HTTP/2, in parentheses as a byte string, and all
+/// that is longer than an error has reason to be, such as the names in a certificate.
+fn bounded(text: &str) -> String {
+    let text = text.split(" (b\"").next().unwrap_or(text);
+    match text.char_indices().nth(CAUSE_LENGTH_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_of_a_broken_connection_has_a_limit_and_no_debug_data_of_the_other_side() {
+        assert_eq!(bounded("connection refused"), "connection refused");
+        let goaway = "connection error received: not a result of an error (b\"alice@example.com\")";
+        assert_eq!(bounded(goaway), "connection error received: not a result of an error");
+        let (most, long) = ("ü".repeat(CAUSE_LENGTH_MAX), "ü".repeat(CAUSE_LENGTH_MAX + 1));
+        assert_eq!(bounded(&most), most);
+        assert_eq!(bounded(&long), format!("{most}…"));
+    }
 }

@@ -155,6 +155,17 @@ pub enum ForwardError {
         /// Last position.
         last: Position,
     },
+    /// A replay would begin behind the position, so that changes in between would never be sent.
+    #[error(
+        "the forward is at position {}: a replay from {} would leave out changes that it has not sent; begin at {} or before",
+        thousands(*position), thousands(*from), thousands(*position + 1)
+    )]
+    Ahead {
+        /// Position of the forward.
+        position: Position,
+        /// Position that was given.
+        from: Position,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -267,7 +278,7 @@ pub async fn change_dead_letters(
 /// Sends all changes from a position on again. Returns the position that it was at before.
 ///
 /// # Errors
-/// The forward never ran, the feed does not have the position, or the store failed.
+/// The forward never ran, the feed does not have the position, it is ahead of the forward's, or the store failed.
 pub async fn replay(
     forwards: &dyn Forwards,
     changes: &dyn Changes,
@@ -279,12 +290,16 @@ pub async fn replay(
     if from <= removed_through || from > last + 1 {
         return Err(ForwardError::Position { first: removed_through + 1, last });
     }
+    if from > before + 1 {
+        return Err(ForwardError::Ahead { position: before, from });
+    }
     forwards.move_forward(name, ForwardMove::Replay(from - 1)).await?;
     Ok(before)
 }
 
-/// Starts a forward again that stopped. It goes on where it was, or at the oldest change that the feed still has. Returns
-/// the position before, and the one after which it goes on.
+/// Starts a forward again that stopped. It goes on where it was, or at the oldest change that the feed still has. At a feed
+/// that was restored to an older state, it goes on at the end, without its records of changes that the feed lost: their
+/// positions will be those of other changes. Returns the position before, and the one after which it goes on.
 ///
 /// # Errors
 /// The forward never ran, or the store failed.
@@ -296,6 +311,7 @@ pub async fn resume(
     let before = find(forwards, name).await?.position;
     let FeedState { last, removed_through, .. } = changes.feed().await?;
     let after = before.max(removed_through).min(last);
-    forwards.move_forward(name, ForwardMove::Resume(after)).await?;
+    let to = if before > last { ForwardMove::Replay(after) } else { ForwardMove::Resume(after) };
+    forwards.move_forward(name, to).await?;
     Ok((before, after))
 }

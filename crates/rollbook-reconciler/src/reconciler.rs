@@ -31,7 +31,7 @@ pub struct Reconciler {
 /// Request for a run.
 #[derive(Clone, Debug, Default)]
 pub struct RunRequest {
-    /// Resources to walk; all of [`RECONCILED`], and the statuses of subscription items, if empty.
+    /// Resources to walk; all of [`RECONCILED`](rollbook_core::source::RECONCILED), and the statuses of subscription items, if empty.
     pub only: Vec<&'static Resource>,
     /// Whether the run only counts, and writes nothing at all.
     pub is_dry: bool,

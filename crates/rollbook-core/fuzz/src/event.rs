@@ -172,7 +172,7 @@ fn check_again(parsed: &Parsed, subject_change: &SubjectChange) {
     let (event_type, at) = (&parsed.event_type, parsed.event_at.as_millis());
     let again = format!(r#"{{"type":"{event_type}","timestamp":{at},"data":{}}}"#, row.data);
     let again = parse(again.as_bytes(), None).expect("the stored content is a valid event");
-    assert_eq!(again, Parsed { sanitized: 0, ..parsed.clone() });
+    assert_eq!(again, Parsed { instance_id: None, sanitized: 0, ..parsed.clone() });
 }
 
 /// Checks that an event of another instance is refused if an instance is required, unless its type is never

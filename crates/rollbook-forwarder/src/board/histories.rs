@@ -1,6 +1,7 @@
 //! Random histories of a forward, with any answers and with kills.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 

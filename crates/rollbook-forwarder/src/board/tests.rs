@@ -1,5 +1,8 @@
 //! Tests of the rules, one by one.
 
+use std::time::Duration;
+
+use rollbook_core::retry::RetryPolicy;
 use rollbook_core::store::{ChangeKind, ChangeOrigin};
 
 use super::*;
@@ -165,6 +168,31 @@ fn a_rate_limit_counts_against_no_change_and_holds_the_whole_forward() {
         let recorded = board.progress(now).recorded;
         assert_eq!((recorded[0].attempts, recorded[0].state), (0, ForwardState::Waiting));
     }
+}
+
+#[test]
+fn a_limited_change_keeps_its_backoff_while_others_are_accepted() {
+    let mut board = board(&[(1, "a"), (2, "b")]);
+    assert_eq!(sendable(&mut board, at(0)), [1, 2]);
+    board.answered(&line(1, "a"), &refused(429), at(0), 0.0);
+    board.answered(&line(2, "b"), &Verdict::Accepted, at(0), 0.0);
+    assert_eq!(sendable(&mut board, at(1)), [0; 0]);
+    assert_eq!(board.next_at(), Some(at(2)));
+}
+
+#[test]
+fn a_change_that_failed_before_a_restart_is_due_at_the_first_acceptance() {
+    let mut earlier = board(&[(1, "a")]);
+    let sent = earlier.next(at(0)).expect("a change");
+    earlier.answered(&sent, &Verdict::TimedOut, at(0), 0.0);
+    let mut board = Board::new(LIMITS, 1, 0);
+    for change in earlier.progress(at(0)).recorded {
+        board.restore(change);
+    }
+    board.read([line(2, "b")], 2, at(0));
+    assert_eq!(sendable(&mut board, at(0)), [2]);
+    board.answered(&line(2, "b"), &Verdict::Accepted, at(0), 0.0);
+    assert_eq!(sendable(&mut board, at(0)), [1]);
 }
 
 #[test]

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rollbook_core::store::{ForwardMove, ForwardStop, Forwards as _, RetentionLimits, Store as _};
+use rollbook_core::store::{
+    ForwardMove, ForwardState, ForwardStop, Forwards as _, RetentionLimits, Store as _,
+};
 use rollbook_core::time::{Clock as _, Timestamp};
 use rollbook_forwarder::Verdict;
+use rollbook_operator::forwards::{ForwardError, replay, resume};
 
 use crate::stage::{NAME, Stage, refused, settings, until};
 
@@ -71,6 +74,34 @@ async fn a_replay_sends_again_from_its_position_while_the_process_runs() {
     assert_eq!(again, [3, 4]);
     stage.until_settled().await;
     running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_from_behind_the_position_is_refused_since_changes_would_never_be_sent() {
+    let stage = Stage::accepting();
+    stage.begin(settings()).await.stop().await;
+    stage.write(&["user_1", "user_2", "user_3"]).await;
+    let replay = |from| replay(&*stage.store, &*stage.store, NAME, from);
+    let refused = replay(2).await.expect_err("1 would never be sent");
+    assert!(matches!(refused, ForwardError::Ahead { position: 0, from: 2 }), "{refused}");
+    assert_eq!(replay(1).await.expect("it is at the position"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forward_that_is_resumed_at_an_older_feed_forgets_the_changes_that_the_feed_lost() {
+    let stage = Stage::new(|subject, _| {
+        (Duration::ZERO, if subject == "lost" { refused(422) } else { Verdict::Accepted })
+    });
+    let running = stage.begin(settings()).await;
+    stage.write(&["user_1", "lost"]).await;
+    until("it waits", || async { stage.forward().await.waiting == 1 }).await;
+    running.stop().await;
+    // The same records, and a feed that has neither of the two changes yet.
+    let restored = Stage::accepting();
+    let (before, after) = resume(&*stage.store, &*restored.store, NAME).await.expect("it is resumed");
+    assert_eq!((before, after), (2, 0));
+    let waiting = stage.store.forward_changes(NAME, ForwardState::Waiting, 0, 10).await;
+    assert_eq!(waiting, Ok(Vec::new()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use super::reader::Declared as _;
 use super::relations::Scope;
 use super::setting::{About, Kind};
 use super::settings::{SETTINGS, Settings};
+use super::values::longest;
 
 const HEAD: &str = "\
 # Settings
@@ -100,10 +101,10 @@ fn form(kind: &Kind) -> String {
         Kind::Path => "a path".to_owned(),
         Kind::Address => "`IP:PORT`, or `localhost:PORT`".to_owned(),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
-        Kind::Duration(max) => format!("a duration, `1ms` to `{}h`", max.as_secs() / 3600),
-        Kind::Pause(max) => format!("a duration, `0s` to `{}h`", max.as_secs() / 3600),
+        Kind::Duration(max) => format!("a duration, `1ms` to `{}`", longest(*max)),
+        Kind::Pause(max) => format!("a duration, `0s` to `{}`", longest(*max)),
         Kind::Interval(max) => {
-            format!("`off`, or a duration, `1ms` to `{}h`", max.as_secs() / 3600)
+            format!("`off`, or a duration, `1ms` to `{}`", longest(*max))
         }
         Kind::Share => "a number above 0, at most 1".to_owned(),
         Kind::Size(max) => format!("a size, 1 byte to `{}GiB`", max >> 30),

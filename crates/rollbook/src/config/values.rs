@@ -62,9 +62,16 @@ pub(crate) fn duration(text: &str, max: Duration) -> Result<Duration, Wrong> {
     match span {
         Some(Duration::ZERO) => Err(wrong("is zero", "give it some time, at least 1ms")),
         Some(span) if span <= max => Ok(span),
-        _ => {
-            Err(wrong(format!("{} is too long", quoted(text)), format!("at most {} h", max.as_secs() / 3600)))
-        }
+        _ => Err(wrong(format!("{} is too long", quoted(text)), format!("at most {}", longest(max)))),
+    }
+}
+
+/// Returns the maximum of a duration as a person writes it, in the largest unit of which it is a whole number up to hours.
+pub(crate) fn longest(max: Duration) -> String {
+    match max.as_secs() {
+        seconds if seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        seconds if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
     }
 }
 
