@@ -87,10 +87,10 @@ impl Forward {
                 Ok(End::LookAgain) => LOOK_AGAIN,
                 Err(_) => AFTER_FAILURE,
             };
-            if let Err(error) = &result {
-                if !std::mem::replace(&mut is_failing, true) {
-                    warn!(forward = self.settings.name, %error, "the forward can't use the store now; trying again");
-                }
+            if let Err(error) = &result
+                && !std::mem::replace(&mut is_failing, true)
+            {
+                warn!(forward = self.settings.name, %error, "the forward can't use the store now; trying again");
             }
             let wait = wait.mul_f64(f64::midpoint(1.0, fastrand::f64()));
             if stop.run_until_cancelled(sleep(wait)).await.is_none() {

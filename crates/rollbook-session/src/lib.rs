@@ -3,7 +3,7 @@
 #![doc = include_str!("../README.md")]
 //! # Design
 //!
-//! * [`verify`] is pure: no I/O, no clock, no randomness. [`Verifier`] adds the clock, replaceable keys and the
+//! * [`verify()`] is pure: no I/O, no clock, no randomness. [`Verifier`] adds the clock, replaceable keys and the
 //!   headers of a request.
 //! * Every check fails closed: an unknown version, status, category or type is a refusal.
 //! * The only algorithm is RS256, by `ring`. A token never chooses a key or an algorithm.

@@ -99,7 +99,7 @@ fn agree(claims: &Json, session: &Session) {
     assert_eq!(string(claims, "sts") == Some("pending"), session.is_pending());
     assert_eq!(
         claims.get("act").and_then(|act| string(act, "sub")),
-        session.actor().map(|actor| actor.user_id())
+        session.actor().map(rollbook_session::Actor::user_id)
     );
     let is_v2 = number(claims, "v") == Some(2);
     assert_eq!(is_v2, session.version() == Version::V2);
