@@ -111,7 +111,7 @@ impl Config {
         }
         let listen = &Settings::listen().about;
         if used.get(listen.key).is_some() {
-            // So may PORT.
+            // PORT may belong to another program and is not read then.
             used.remove(Settings::port().about.key);
         }
         let settings = reader::read::<Settings>(&used, &mut problems);
