@@ -24,7 +24,7 @@ use crate::push::push;
 use crate::settings::{FAILED_MAX, FRESH_MAX, ForwardSettings, PAGE, TIMEOUT_MAX, WAITING_MAX};
 use crate::verdict::Verdict;
 
-/// Time between two saves while changes are delivered. After a kill, at most these are sent again.
+/// Time between two saves while changes are delivered. A kill repeats these, and what was delivered after a change in hand.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
 /// Time between two saves while nothing happens. They renew the hold, and notice a command of an operator.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
