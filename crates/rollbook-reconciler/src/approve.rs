@@ -1,5 +1,7 @@
 //! Approval of held deletions, on an operator's word.
 
+use std::collections::BTreeMap;
+
 use rollbook_core::catalog::{ORGANIZATIONS, Resource};
 use rollbook_core::source::RECONCILED;
 use rollbook_core::store::{HeldKey, HeldState, RunState};
@@ -12,7 +14,7 @@ use crate::progress::Progress;
 use crate::reconciler::Reconciler;
 
 /// Result of an approval.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Approved {
     /// Rows marked as deleted.
     pub deleted: u64,
@@ -22,6 +24,8 @@ pub struct Approved {
     pub refused: u64,
     /// Child rows of deleted parents, and parents, of which the cascade is not done yet.
     pub pending: u64,
+    /// Child rows by table that went with the deleted rows. Sessions are not counted.
+    pub taken_along: BTreeMap<String, u64>,
 }
 
 impl Reconciler {
@@ -84,11 +88,20 @@ impl Context {
         if keys.is_empty() {
             return Ok(());
         }
+        let ids: Vec<String> = keys.iter().map(|key| key.id.clone()).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let before = self.living_children(resource, &ids).await?;
         let confirmed = self.confirm(resource, keys).await?;
         approved.deleted += confirmed.deleted;
         approved.alive += confirmed.alive;
         approved.refused += confirmed.refused;
         self.finish_cascades(resource).await?;
+        let after = self.living_children(resource, &ids).await?;
+        for ((table, before), (_, after)) in before.into_iter().zip(after) {
+            if before > after {
+                *approved.taken_along.entry(table.to_owned()).or_default() += before - after;
+            }
+        }
         self.recount_held(resource).await?;
         self.note_freshness(resource).await
     }

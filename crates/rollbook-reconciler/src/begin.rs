@@ -54,10 +54,17 @@ impl Reconciler {
                 }
             }
         }
-        if resumed.is_none() && request.resume == Resume::Required {
+        if resumed.is_none() {
             // Only the last run: what a later one found is newer.
             let failed = last.filter(|run| run.last_error.as_deref() != Some(REPLACED));
-            resumed = failed.and_then(|run| Progress::parse(&run.progress).map(|of| (run, begun_again(of))));
+            let failed = failed.and_then(|run| Progress::parse(&run.progress).map(|of| (run, of)));
+            resumed = failed
+                .filter(|(run, progress)| match request.resume {
+                    Resume::Required => true,
+                    Resume::Scheduled(since) => progress.is_full() && run.started_at >= since,
+                    Resume::New | Resume::IfUnfinished => false,
+                })
+                .map(|(run, progress)| (run, begun_again(progress)));
         }
         Ok(resumed)
     }

@@ -17,8 +17,8 @@ use crate::error::ReconcileError;
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Longest pause between two looks at them.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Maximum number of child rows that a dry run counts for one answer of Clerk.
-const DRY_MAX: u64 = 1_000_000;
+/// Maximum number of child rows of one table that a dry run, or an approval, counts for one step.
+const COUNTED_MAX: u64 = 1_000_000;
 
 /// Tables of a reconciliation with rows that are deleted with a row of this one.
 fn children(parent: &'static Resource) -> impl Iterator<Item = &'static Resource> {
@@ -88,17 +88,27 @@ impl Context {
         self.patiently("the store", || records.count_children(child, resource, ids, limit)).await
     }
 
+    /// Counts the living rows of each child table that belong to these rows.
+    pub(crate) async fn living_children(
+        &self,
+        resource: &'static Resource,
+        ids: &[&str],
+    ) -> Result<Vec<(&'static str, u64)>, ReconcileError> {
+        let mut found = Vec::new();
+        for child in children(resource) {
+            found.push((child.table, self.count_children(resource, child, ids, COUNTED_MAX).await?));
+        }
+        Ok(found)
+    }
+
     /// Counts what the deletion of these rows would take with it, in a dry run.
     pub(crate) async fn foresee_cascades(
         &self,
         resource: &'static Resource,
         ids: &[&str],
     ) -> Result<(), ReconcileError> {
-        for child in children(resource) {
-            let found = self.count_children(resource, child, ids, DRY_MAX).await?;
-            self.update(resource.table, |of| {
-                *of.cascades.entry(child.table.to_owned()).or_default() += found;
-            });
+        for (table, found) in self.living_children(resource, ids).await? {
+            self.update(resource.table, |of| *of.cascades.entry(table.to_owned()).or_default() += found);
         }
         Ok(())
     }

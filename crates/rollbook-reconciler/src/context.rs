@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::clocked::Clocked;
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
-use crate::settings::{RUN_LOCK, Settings};
+use crate::settings::{REST_MAX, RUN_LOCK, Settings};
 
 /// Maximum number of changes in one transaction.
 const BATCH_MAX: usize = 100;
@@ -71,6 +71,15 @@ pub(crate) struct Written {
 }
 
 impl Context {
+    /// Pauses for as long as the work since `begun` took, in the background: what else the process does has its turn. The
+    /// caller notices a stop.
+    pub(crate) async fn rest(&self, begun: Instant) {
+        if self.settings.is_background {
+            let pause = begun.elapsed().min(REST_MAX);
+            self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+    }
+
     pub(crate) fn new(
         mut ports: Ports,
         settings: Settings,

@@ -4,6 +4,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rollbook_core::catalog::{Resource, USERS};
 use rollbook_core::source::{Page, PageRequest, Position, SourceError, Window};
 use rollbook_core::time::Timestamp;
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::error::ReconcileError;
@@ -27,7 +28,8 @@ impl Context {
     pub(crate) async fn walk_users(&self) -> Result<(), ReconcileError> {
         let resource: &'static Resource = &USERS;
         let known = self.update(resource.table, |of| of.slices.clone()).unwrap_or_default();
-        let room = &PageRoom::new(self.settings.parallel, (1, self.settings.page_size));
+        let room =
+            &PageRoom::new(self.settings.parallel, (1, self.settings.page_size), self.settings.is_background);
         let slices = if known.is_empty() { self.cut(room).await? } else { known };
         self.update(resource.table, |of| of.slices.clone_from(&slices));
         // All parts go on at the same pace, so that they end together. The room limits the pages in memory.
@@ -197,6 +199,7 @@ impl Context {
     ) -> Result<(), ReconcileError> {
         let (is_short, clock) = (page.objects.len() < limit, page.clock);
         let turn = room.turn().await;
+        let begun = Instant::now();
         let mut page = Readings::of_page(resource, page).await;
         if page.has_twice {
             // In place of others, perhaps. It is read again, as an answer without a new user.
@@ -216,6 +219,7 @@ impl Context {
             self.take_page(resource, slice, page).await?;
         }
         slice.cursor = Some(last);
+        self.rest(begun).await;
         drop(turn);
         if is_short && !slice.is_done && self.is_complete(slice).await? {
             self.prove_rest(resource, slice, clock).await?;

@@ -14,6 +14,7 @@ use std::collections::HashSet;
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::source::{Page, Position, SourceError, Window};
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::error::ReconcileError;
@@ -59,7 +60,8 @@ impl Context {
         let table = resource.table;
         let known = self.update(table, |of| of.slices.first().cloned()).flatten();
         let mut slice = known.unwrap_or_else(|| Slice::new(Window::ALL));
-        let room = PageRoom::new(self.settings.parallel, (LIMIT_MIN, self.settings.page_size));
+        let limits = (LIMIT_MIN, self.settings.page_size);
+        let room = PageRoom::new(self.settings.parallel, limits, self.settings.is_background);
         let mut ahead = ReadAhead::new(self, resource, &room);
         let mut patience = Patience::default();
         while !slice.is_done {
@@ -72,7 +74,9 @@ impl Context {
                 (false, limit, (page, None))
             };
             room.note(&page, limit);
+            let begun = Instant::now();
             let step = self.take_offset_page(resource, &mut slice, page, &mut ahead).await?;
+            self.rest(begun).await;
             if matches!(step, Step::Gap | Step::Lost) {
                 ahead.clear();
             }

@@ -47,6 +47,9 @@ pub enum Resume {
     New,
     /// Go on with the unfinished one if there is one.
     IfUnfinished,
+    /// Go on with the unfinished one, or with the last one if it walks every resource, failed, and began at this time or
+    /// later. A schedule asks for it: what the run has read is not read again an hour later.
+    Scheduled(Timestamp),
     /// Go on with the unfinished one, or with the last one if it failed; an error if there is none.
     Required,
 }
@@ -81,6 +84,13 @@ impl Reconciler {
     #[must_use]
     pub fn with_absence_margin(mut self, margin: Duration) -> Self {
         self.settings.absence_margin = margin;
+        self
+    }
+
+    /// Sets [`Settings::is_background`].
+    #[must_use]
+    pub fn in_background(mut self) -> Self {
+        self.settings.is_background = true;
         self
     }
 

@@ -45,14 +45,15 @@ pub(crate) struct PageRoom {
 }
 
 impl PageRoom {
-    /// Creates the room for at most `pages` pages, each of at least `limits.0` and at most `limits.1` objects.
-    pub(crate) fn new(pages: usize, limits: (usize, usize)) -> Self {
+    /// Creates the room for at most `pages` pages, each of at least `limits.0` and at most `limits.1` objects. Those of a
+    /// run in the background are decoded one after another.
+    pub(crate) fn new(pages: usize, limits: (usize, usize), is_background: bool) -> Self {
         let pages = u32::try_from(pages).unwrap_or(u32::MAX).clamp(1, ROOM_KIB);
         Self {
             kib: Semaphore::new(ROOM_KIB as usize),
             largest: AtomicU32::new(PAGE_KIB),
             share: ROOM_KIB / pages,
-            turns: Semaphore::new(DECODED_MAX),
+            turns: Semaphore::new(if is_background { 1 } else { DECODED_MAX }),
             limit: AtomicUsize::new(limits.1.max(limits.0)),
             limits,
             small: AtomicU32::new(0),
@@ -174,14 +175,14 @@ mod tests {
     #[test]
     fn there_is_room_for_the_number_of_pages_while_they_are_small() {
         for number in [1, 3, 28] {
-            assert_eq!(pages(&PageRoom::new(number, LIMITS)), number);
+            assert_eq!(pages(&PageRoom::new(number, LIMITS, false)), number);
         }
-        assert_eq!(pages(&PageRoom::new(1000, LIMITS)), 28, "28 MiB of pages of a MiB");
+        assert_eq!(pages(&PageRoom::new(1000, LIMITS, false)), 28, "28 MiB of pages of a MiB");
     }
 
     #[test]
     fn large_pages_are_read_in_smaller_numbers_and_one_always_has_room() {
-        let room = PageRoom::new(40, LIMITS);
+        let room = PageRoom::new(40, LIMITS, false);
         room.note(&page((4 << 20) - 100), 500);
         assert_eq!(pages(&room), 7);
         room.note(&page(100), 500);
@@ -194,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_first_object_says_how_many_a_page_may_have() {
-        let room = PageRoom::new(40, LIMITS);
+        let room = PageRoom::new(40, LIMITS, false);
         room.note_first(&page(2_000));
         assert_eq!((room.limit(), pages(&room)), (500, 28));
         room.note_first(&page(1 << 20));
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_large_page_halves_the_number_of_objects_once_and_small_ones_let_it_grow_slowly() {
-        let room = PageRoom::new(40, LIMITS);
+        let room = PageRoom::new(40, LIMITS, false);
         (0..3).for_each(|_| room.note(&page(5 << 20), 500));
         assert_eq!(room.limit(), 250, "pages that were requested together count once");
         for limit in [250, 125, 62, 31, 15, 7, 3] {
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_answers_under_way_are_limited_to_four_times_the_room() {
-        let room = PageRoom::new(40, LIMITS);
+        let room = PageRoom::new(40, LIMITS, false);
         assert_eq!(pages(&room) * bytes_max(&room), (4 * 28) << 20);
         room.note(&page((4 << 20) - 100), 500);
         assert_eq!(pages(&room) * bytes_max(&room), (4 * 28) << 20);

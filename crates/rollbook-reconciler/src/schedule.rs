@@ -88,7 +88,9 @@ impl Reconciler {
         if let Some(every) = schedule.every
             && self.due_at(every).await? <= self.ports.clock.now()
         {
-            let request = RunRequest { resume: Resume::IfUnfinished, ..RunRequest::default() };
+            // An older one ends: lists that it has read must be read again.
+            let since = self.ports.clock.now().minus(every);
+            let request = RunRequest { resume: Resume::Scheduled(since), ..RunRequest::default() };
             let report = self.run(&request, stop, watch::Sender::default()).await?;
             info!(
                 run = report.run,

@@ -30,6 +30,9 @@ pub const PAGES_AT_ONCE_MIN: usize = 4;
 /// Largest number of pages that are read at the same time. Their size is limited too (see `room.rs`).
 pub const PAGES_AT_ONCE_MAX: usize = 40;
 
+/// Longest pause of a run in the background after a page.
+pub(crate) const REST_MAX: Duration = Duration::from_secs(1);
+
 /// Name of the lock of a run.
 pub(crate) const RUN_LOCK: &str = "run";
 
@@ -65,6 +68,9 @@ pub struct Settings {
     pub reread_pause: Duration,
     /// Time for which a run waits while Clerk or the store cannot answer. Then it stops, and can be resumed.
     pub patience: Duration,
+    /// Whether the process also works on deliveries, which go first: one page at a time is compared and written, and a
+    /// pause of the same length follows.
+    pub is_background: bool,
 }
 
 impl Settings {
@@ -92,6 +98,7 @@ impl Default for Settings {
             absence_margin: ABSENCE_MARGIN,
             reread_pause: REREAD_PAUSE,
             patience: Duration::from_secs(300),
+            is_background: false,
         }
     }
 }

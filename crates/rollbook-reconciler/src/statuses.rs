@@ -28,7 +28,7 @@ impl Context {
         let unreliable = |detail| ReconcileError::Contradiction { table: resource.table, detail };
         let known = self.update(resource.table, |of| of.slices.first().cloned()).flatten();
         let mut offset = known.map_or(0, |slice| slice.offset);
-        let room = PageRoom::new(1, (1, self.settings.page_size));
+        let room = PageRoom::new(1, (1, self.settings.page_size), self.settings.is_background);
         let (mut before, mut idle, mut end) = (HashSet::new(), 0, None::<u64>);
         loop {
             self.check_stop()?;

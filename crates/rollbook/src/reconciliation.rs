@@ -63,6 +63,7 @@ impl Reconciliation {
         let is_scheduled = schedule.every.is_some() || schedule.check_every.is_some();
         let scheduled = if settings.clerk_secret_key.is_some() && is_scheduled {
             wire::reconciler(config, store.clone(), clock, observer)
+                .map(Reconciler::in_background)
                 .inspect_err(|error| tracing::error!("no reconciliation runs in this process: {error:#}"))
                 .ok()
                 .map(|reconciler| (reconciler, schedule))

@@ -168,6 +168,10 @@ async fn an_approval_ends_when_the_cascade_of_a_large_organization_has_ended() {
     let approved = world.reconciler().approve(&report.run, &CancellationToken::new()).await;
     let approved = approved.expect("an approval");
     assert_eq!((approved.deleted, approved.pending), (1, 0));
+    assert_eq!(
+        approved.taken_along.into_iter().collect::<Vec<_>>(),
+        [("organization_memberships".to_owned(), MEMBERS as u64)]
+    );
     assert_eq!(world.store.count_living(&ORGANIZATION_MEMBERSHIPS).await, Ok(MEMBERS as u64));
     let left = world.store.cascades(None, 1).await.expect("the store answers");
     assert_eq!((left.parents, left.rows), (0, 0), "no worker has to end it");

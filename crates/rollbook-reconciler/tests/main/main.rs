@@ -1,6 +1,7 @@
 //! The reconciler against Clerk's API in memory: walks, deletions, faults, resumption, and any interleaving
 //! with webhooks.
 
+mod background;
 mod cascades;
 mod clocks;
 mod contradictions;

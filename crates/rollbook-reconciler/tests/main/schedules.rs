@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use prometheus::Registry;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS};
+use rollbook_core::source::SourceError;
 use rollbook_core::store::RunState;
 use rollbook_core::time::Timestamp;
 use rollbook_reconciler::{ReconcileMetrics, RunRequest, Schedule, Status};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::scripted::{Request, Scripted};
 use super::world::World;
 
 /// Keeps the schedule until this many runs are recorded, or for some ticks.
@@ -44,6 +47,26 @@ async fn a_run_of_named_resources_postpones_no_full_walk() {
     assert_eq!(world.living(&ORGANIZATIONS).await.len(), 5);
     world.pass(60);
     assert_eq!(keep(&world, 3).await, 2, "the next full walk is due in a day");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_failed_goes_on_an_hour_later_and_a_day_later_a_new_one_begins() {
+    for (later, expected) in [(Duration::from_secs(3_700), 1), (Duration::from_secs(90_000), 2)] {
+        let world = World::new();
+        world.populate(120, 30, 30);
+        let source = Scripted::new(&world.clerk, |request| {
+            let refused = matches!(request, Request::Page(of) if of == &ORGANIZATION_MEMBERSHIPS);
+            let error = SourceError::Refused("402 unsupported_plan".to_owned());
+            async move { if refused { Err(error) } else { Ok(()) } }.boxed()
+        });
+        world.run_from(source, &CancellationToken::new()).await.expect_err("an error");
+        let failed = world.store.runs(1).await.expect("runs").remove(0);
+        world.pass(later.as_secs());
+        assert_eq!(keep(&world, 3).await, expected, "{later:?}");
+        let last = world.store.runs(1).await.expect("runs").remove(0);
+        assert_eq!((last.id == failed.id, last.state), (expected == 1, RunState::Complete));
+        world.assert_equal().await;
+    }
 }
 
 /// Keeps a schedule of checks alone for some ticks. Returns the numbers of pages and point reads at Clerk.

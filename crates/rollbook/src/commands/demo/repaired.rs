@@ -63,7 +63,7 @@ pub(super) fn reconciliation(repair: &Repair) -> Value {
         "seconds": repair.took.as_secs_f64(),
         "requests": repair.requests,
         "written": repair.progress.sum(|of| of.written),
-        "approved": repair.approved.map(|approved| approved.deleted),
+        "approved": repair.approved.as_ref().map(|approved| approved.deleted),
         "drift": repair.progress.resources.iter().map(of_table).collect::<serde_json::Map<_, _>>(),
     })
 }

@@ -236,9 +236,9 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
     match output {
         Output::Json => print_json(&json!({
             "run": run, "deleted": approved.deleted, "alive": approved.alive, "refused": approved.refused,
-            "pending": approved.pending,
+            "pending": approved.pending, "taken_along": approved.taken_along,
         }))?,
-        Output::Text => print(&report::approved(approved))?,
+        Output::Text => print(&report::approved(&approved))?,
     }
     if approved.refused > 0 {
         bail!(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use rollbook_core::catalog::SUBSCRIPTION_ITEMS;
 use rollbook_core::drift::Drift;
 use rollbook_core::store::RunState;
 use rollbook_operator::words::{many, span, thousands};
@@ -71,6 +72,12 @@ fn notes_of(of: &ResourceView) -> Vec<String> {
             "child row or parent",
             "of which the deletion is not done yet: workers continue, and rollbook doctor names the reason",
         ),
+        note(
+            if of.resource == SUBSCRIPTION_ITEMS.table { of.drifted() } else { 0 },
+            "difference",
+            "counted and never repaired: Clerk's API shows items in another shape than the webhooks. The next webhook of an \
+             item brings its row",
+        ),
         (!of.taken_along.is_empty()).then(|| format!("its deletions take {} with them", along(&of.taken_along))),
     ]
     .into_iter()
@@ -78,10 +85,14 @@ fn notes_of(of: &ResourceView) -> Vec<String> {
     .collect()
 }
 
-/// Names rows of other tables: `21 of organization_memberships or more`.
+/// Names rows of other tables: `21 rows of organization_memberships or more`.
 pub(super) fn along(rows: &BTreeMap<String, u64>) -> String {
+    rows_of(rows, " or more")
+}
+
+fn rows_of(rows: &BTreeMap<String, u64>, bound: &str) -> String {
     let texts: Vec<String> =
-        rows.iter().map(|(table, rows)| format!("{} rows of {table} or more", thousands(*rows))).collect();
+        rows.iter().map(|(table, rows)| format!("{} of {table}{bound}", many(*rows, "row"))).collect();
     texts.join(" and ")
 }
 
@@ -108,9 +119,13 @@ fn sentence(run: &RunView) -> String {
 }
 
 /// Formats an approval.
-pub(super) fn approved(approved: Approved) -> String {
-    let Approved { deleted, alive, refused, pending } = approved;
-    let mut text = format!("{} deleted", many(deleted, "row"));
+pub(super) fn approved(approved: &Approved) -> String {
+    let Approved { deleted, alive, refused, pending, taken_along } = approved;
+    let (alive, refused, pending) = (*alive, *refused, *pending);
+    let mut text = format!("{} deleted", many(*deleted, "row"));
+    if !taken_along.is_empty() {
+        _ = write!(text, ", and {} with them", rows_of(taken_along, ""));
+    }
     if alive > 0 {
         _ = write!(text, "; {} alive at Clerk after all, and not deleted", thousands(alive));
     }
