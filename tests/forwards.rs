@@ -167,7 +167,7 @@ async fn dead_letters_stops_and_replays_of_the_real_binary_obey_the_commands() {
     let before = server.received().len() as u64;
     let last = last(&home);
     until("all is delivered", || async { run(&home, &["status"])[0]["position"] == last }).await;
-    run(&home, &["replay", "crm", "--from", "1"]);
+    run(&home, &["replay", "crm", "--after", "0"]);
     until("all is sent again", || async { server.received().len() as u64 >= before + last }).await;
     rollbook.kill();
 }

@@ -13,7 +13,7 @@ use rollbook_testkit::process::until;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{NAME, Stage, settings};
+use crate::stage::{NAME, ROW_BYTES_MAX, Stage, settings};
 
 /// Sends one change to a server, until the server has received so many requests and the forward shows a state.
 async fn send(server: &HookServer, secrets: &str, requests: usize, is_over: fn(u64, u64, bool) -> bool) {
@@ -29,7 +29,8 @@ async fn send(server: &HookServer, secrets: &str, requests: usize, is_over: fn(u
     (settings.retry.backoff, settings.retry.backoff_max) =
         (Duration::from_millis(20), Duration::from_millis(40));
     let ports = rollbook_forwarder::Ports { clock, ..stage.ports() };
-    let forwarder = Forwarder::new(ports, vec![(settings, receiver)], &Registry::new()).expect("metrics");
+    let forwarder =
+        Forwarder::new(ports, vec![(settings, receiver)], ROW_BYTES_MAX, &Registry::new()).expect("metrics");
     let (mut running, stop) = (JoinSet::new(), CancellationToken::new());
     running.spawn(forwarder.run(stop.clone()));
     until("it has begun", || async { stage.find().await.is_some() }).await;

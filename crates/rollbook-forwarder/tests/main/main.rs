@@ -5,9 +5,12 @@
 
 mod backfills;
 mod delivering;
+mod generations;
+mod hanging;
 mod http;
 mod kills;
 mod operating;
 mod outages;
+mod rows;
 mod signatures;
 mod stage;
