@@ -77,9 +77,9 @@ struct World {
     stored: BTreeMap<Position, ForwardChange>,
     sending: Vec<ChangeLine>,
     accepted: HashSet<Position>,
-    /// Accepted changes when the progress was saved.
-    saved: HashSet<Position>,
-    /// Accepted changes that a process may send again: they were accepted after its last save.
+    /// Changes that this process has sent and the receiver has accepted.
+    accepted_here: HashSet<Position>,
+    /// Changes that the store does not know as accepted since the last kill: they may be sent again.
     may_repeat: HashSet<Position>,
     /// Whether the test saves wrong positions on purpose.
     is_control: bool,
@@ -99,7 +99,7 @@ impl World {
             stored: BTreeMap::new(),
             sending: Vec::new(),
             accepted: HashSet::new(),
-            saved: HashSet::new(),
+            accepted_here: HashSet::new(),
             may_repeat: HashSet::new(),
             is_control: false,
             newest: HashMap::new(),
@@ -130,6 +130,9 @@ impl World {
             return;
         }
         let line = self.sending.swap_remove(which % self.sending.len());
+        if *verdict == Verdict::Accepted {
+            self.accepted_here.insert(line.position);
+        }
         if *verdict == Verdict::Accepted && self.accepted.insert(line.position) {
             let newest = self.newest.entry(line.subject_id.clone()).or_default();
             assert!(*newest < line.position, "{} of {} after {newest}", line.position, line.subject_id);
@@ -160,11 +163,24 @@ impl World {
             self.stored.insert(change.line.position, change);
         }
         self.board.saved();
-        self.saved.clone_from(&self.accepted);
+        let is_known = |position: &Position| self.is_control || self.is_saved_as_settled(*position);
+        assert!(
+            self.accepted_here.iter().all(is_known),
+            "a kill would repeat what was delivered before the save"
+        );
         let Board { blocked, waiting, failed, .. } = self.board;
         let Limits { blocked_max, waiting_max, failed_max, .. } = LIMITS;
         let is_exact = blocked <= blocked_max && waiting <= waiting_max && failed <= failed_max;
         assert!(is_exact, "{blocked} {waiting} {failed}");
+    }
+
+    fn is_saved_as_settled(&self, position: Position) -> bool {
+        let is_recorded = self.stored.get(&position).is_some_and(|of| of.state == ForwardState::Waiting);
+        let is_above = self
+            .in_hand
+            .as_ref()
+            .is_some_and(|in_hand| position <= in_hand.through && !in_hand.open.contains(&position));
+        !is_recorded && (position <= self.position || is_above)
     }
 
     fn kill(&mut self) {
@@ -177,7 +193,9 @@ impl World {
             self.board.restore(change.clone(), self.now);
         }
         // What was accepted and saved is not sent again.
-        self.may_repeat = self.accepted.difference(&self.saved).copied().collect();
+        self.accepted_here.clear();
+        self.may_repeat =
+            self.accepted.iter().copied().filter(|position| !self.is_saved_as_settled(*position)).collect();
     }
 
     fn step(&mut self, step: &Step) {

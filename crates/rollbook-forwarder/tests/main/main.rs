@@ -5,6 +5,7 @@
 
 mod backfills;
 mod delivering;
+mod faults;
 mod generations;
 mod hanging;
 mod http;
