@@ -10,6 +10,8 @@ use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::events::{START, event, user};
 use rollbook_testkit::hooks::{HookAnswer, HookRequest, HookServer};
 use rollbook_testkit::process::{Home, until};
+use rollbook_testkit::servers::certificates::Certificates;
+use rollbook_testkit::servers::nginx::Nginx;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -167,7 +169,7 @@ async fn dead_letters_stops_and_replays_of_the_real_binary_obey_the_commands() {
     let before = server.received().len() as u64;
     let last = last(&home);
     until("all is delivered", || async { run(&home, &["status"])[0]["position"] == last }).await;
-    run(&home, &["replay", "crm", "--from", "1"]);
+    run(&home, &["replay", "crm", "--after", "0"]);
     until("all is sent again", || async { server.received().len() as u64 >= before + last }).await;
     rollbook.kill();
 }
@@ -202,5 +204,38 @@ async fn a_backfill_sends_no_push_and_the_next_webhook_does() {
         number(&home, "SELECT position FROM forwards") == last(&home)
     })
     .await;
+    rollbook.kill();
+}
+
+#[tokio::test]
+async fn an_https_endpoint_of_a_private_authority_is_refused_in_words_until_its_certificate_is_trusted() {
+    let certificates = Certificates::new();
+    let nginx = Nginx::answering(&certificates, "{}").await;
+    let home = Home::new(BINARY);
+    home.configure(&format!(
+        "[forward.crm]\nurl = \"https://{}/hooks\"\nsecret = \"{SECRET}\"\nbackoff = \"20ms\"\nbackoff_max = \"40ms\"\n",
+        nginx.address
+    ));
+    let mut rollbook = home.start_ready(&["serve"]).await;
+    until_begun(&home).await;
+    change(&home, 1).await;
+    until("status says why", || async {
+        let status = run(&home, &["status", "crm"]);
+        status[0]["last_error"].as_str().is_some_and(|why| why.contains("certificate"))
+    })
+    .await;
+    let waiting = run(&home, &["failed", "--waiting"]);
+    assert_eq!((&waiting[0]["state"], &waiting[0]["subject_id"]), (&"waiting".into(), &"user_1".into()));
+    rollbook.kill();
+    let home = home.with("SSL_CERT_FILE", certificates.path("ca.crt").to_str().expect("a plain path"));
+    let mut rollbook = home.start_ready(&["serve"]).await;
+    until("it is delivered", || async {
+        let status = run(&home, &["status", "crm"]);
+        status[0]["waiting_changes"] == 0 && status[0]["position"] == last(&home)
+    })
+    .await;
+    let redrive = home.command(&["changes", "redrive", "crm"]).output().expect("it runs");
+    let text = String::from_utf8_lossy(&redrive.stderr).into_owned();
+    assert!(redrive.status.code() == Some(2) && text.contains("--all"), "{text}");
     rollbook.kill();
 }

@@ -307,22 +307,32 @@ async fn forwarded() -> Vec<(&'static str, Value)> {
     let store = Connection::open(home.data().join("store.db")).expect("the file opens");
     store
         .execute_batch(
-            "INSERT INTO forwards VALUES
-                 ('crm', 2, 1, NULL, NULL, '2026-07-29T08:00:00.000Z', 'the receiver answered 410', '2026-07-29T08:00:00.000Z');
+            "INSERT INTO forwards (name, position, epoch, stopped_at, stop_reason, saved_at, paused_until) VALUES
+                 ('crm', 2, 1, '2026-07-29T08:00:00.000Z', 'the receiver answered 410', '2026-07-29T08:00:00.000Z',
+                  '9000-01-01T00:00:00.000Z'),
+                 ('mail', 2, 1, NULL, NULL, '2026-07-29T08:00:00.000Z', NULL);
              INSERT INTO forward_changes VALUES
                  ('crm', 1, 'users', 'user_1', 'created', '[\"data\"]', 'webhook', 'msg_1', '2026-07-29T08:00:00.000Z',
                   '2026-07-29T08:00:00.000Z', 'failed', 12, 12, '2026-07-29T08:00:00.000Z', '2026-07-29T08:00:00.000Z', 'no'),
                  ('crm', 2, 'users', 'user_2', 'erased', '[]', 'erase', NULL, NULL,
-                  '2026-07-29T08:00:00.000Z', 'failed', 0, 0, NULL, '2026-07-29T08:00:00.000Z', NULL)",
+                  '2026-07-29T08:00:00.000Z', 'failed', 0, 0, NULL, '2026-07-29T08:00:00.000Z', NULL),
+                 ('mail', 2, 'users', 'user_2', 'updated', '[]', 'webhook', 'msg_2', NULL,
+                  '2026-07-29T08:00:00.000Z', 'waiting', 1, 0, '2026-07-29T08:00:00.000Z', '2026-07-29T08:00:00.000Z', 'no');
+             WITH RECURSIVE letters (position) AS (SELECT 3 UNION ALL SELECT position + 1 FROM letters WHERE position < 10002)
+             INSERT INTO forward_changes
+             SELECT 'mail', position, 'users', 'user_3', 'updated', '[]', 'webhook', 'msg_3', NULL,
+                    '2026-07-29T08:00:00.000Z', 'failed', 1, 0, NULL, '2026-07-29T08:00:00.000Z', 'no' FROM letters",
         )
         .expect("records");
     let mut outputs = Outputs { home, all: Vec::new() };
     outputs.run("changes status", &[], 0).await;
-    outputs.run("changes failed", &[], 0).await;
+    outputs.run("changes failed", &["crm"], 0).await;
+    outputs.run("changes failed", &["--waiting"], 0).await;
+    outputs.run("changes renew", &[], 0).await;
     outputs.run("changes redrive", &["crm", "--position", "1"], 0).await;
     outputs.run("changes discard", &["crm", "--all"], 0).await;
     outputs.run("changes resume", &["crm"], 0).await;
-    outputs.run("changes replay", &["crm", "--from", "1"], 0).await;
+    outputs.run("changes replay", &["crm", "--after", "0"], 0).await;
     outputs.all
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rollbook_core::store::{Changes, ChangesError, ChangesQuery, Position, Rows, StoreError};
-use rollbook_operator::changes::{self, ChangeView, ExpandedChange};
-use serde::Serialize;
+use rollbook_core::store::{Changes, ChangesError, ChangesQuery, Generation, Position, Rows, StoreError};
+use rollbook_operator::changes::{self, ChangeView, ExpandedChange, generation_name};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -44,12 +44,28 @@ pub(crate) struct Page {
     pub(crate) changes: Vec<ExpandedChange>,
     pub(crate) through: Position,
     pub(crate) last: Position,
+    /// Generation of the feed.
+    #[serde(serialize_with = "name")]
+    pub(crate) feed: Generation,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn name<S: Serializer>(generation: &Generation, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&generation_name(*generation))
 }
 
 impl Page {
     /// Whether the reader has everything.
     pub(crate) fn is_at_end(&self) -> bool {
         self.changes.is_empty() && self.through >= self.last
+    }
+
+    /// Refuses a page of another feed than the one of the reader's position.
+    pub(crate) fn check_feed(&self, expected: Option<Generation>) -> Result<(), Problem> {
+        match expected.filter(|expected| *expected != self.feed) {
+            Some(_) => Err(Problem::feed_changed(self.feed)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -120,7 +136,7 @@ impl Feed {
                 break;
             }
         }
-        Ok(Page { changes, through, last: page.last })
+        Ok(Page { changes, through, last: page.last, feed: page.generation })
     }
 
     /// Waits for a line after a position. Returns `false` if there was none within `timeout`.

@@ -172,6 +172,7 @@ impl Api {
         let mut is_checked = false;
         loop {
             let page = self.feed.read(&query, parameters.expand).await?;
+            page.check_feed(parameters.feed)?;
             query.after = page.through;
             if page.is_at_end() && !is_checked {
                 self.feed.check_is_on().await?;
@@ -214,6 +215,7 @@ async fn changes(
         feed: Arc::clone(&api.feed),
         query,
         expand: parameters.expand,
+        generation: parameters.feed,
         heartbeat: api.settings.heartbeat,
         stopping: api.stopping.clone(),
         metrics: Arc::clone(&api.metrics),
@@ -239,7 +241,13 @@ fn answer(content_type: &'static str, body: Body) -> Response {
 
 fn accepts_stream(headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let types = values.flat_map(|value| value.split(','));
-    let mut types = types.map(|media| media.split(';').next().unwrap_or_default().trim());
-    types.any(|media| media.eq_ignore_ascii_case(EVENT_STREAM))
+    let mut types = values.flat_map(|value| value.split(','));
+    types.any(|media| {
+        let mut parts = media.split(';').map(str::trim);
+        let is_stream = parts.next().is_some_and(|media| media.eq_ignore_ascii_case(EVENT_STREAM));
+        // With a weight of zero the client says that it does not accept it.
+        let mut weights =
+            parts.filter_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        is_stream && !weights.any(|weight| weight.parse() == Ok(0.0_f32))
+    })
 }

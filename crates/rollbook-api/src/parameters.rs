@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use rollbook_core::catalog::{RESOURCES, Resource, find_resource};
-use rollbook_core::store::{ChangeKind, LINES_MAX, Position};
+use rollbook_core::store::{ChangeKind, Generation, LINES_MAX, Position};
 use rollbook_core::time::Timestamp;
+use rollbook_operator::changes::generation_name;
 
 use crate::problem::Problem;
 
@@ -18,7 +19,7 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(55);
 /// The header with which a client of Server-Sent Events resumes.
 pub(crate) const LAST_EVENT_ID: &str = "last-event-id";
 
-const NAMES: [&str; 7] = ["after", "since", "resource", "kind", "limit", "wait", "expand"];
+const NAMES: [&str; 8] = ["after", "since", "resource", "kind", "limit", "wait", "expand", "feed"];
 
 /// Beginning of the reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub(crate) struct Parameters {
     pub(crate) limit: usize,
     pub(crate) wait: Duration,
     pub(crate) expand: bool,
+    /// Generation of the feed that the position belongs to, if the reader names it.
+    pub(crate) feed: Option<Generation>,
 }
 
 impl Parameters {
@@ -55,7 +58,7 @@ impl Parameters {
             };
             values[index].push(value.into_owned());
         }
-        let [after, since, resource, kind, limit, wait, expand] = values;
+        let [after, since, resource, kind, limit, wait, expand, feed] = values;
         let [after, since] = [single("after", after)?, single("since", since)?];
         let expand = match single("expand", expand)?.as_deref() {
             None => false,
@@ -83,6 +86,7 @@ impl Parameters {
                 .map_or(Ok(if expand { EXPANDED_MAX } else { LIMIT }), |text| lines(&text, expand))?,
             wait: wait.map_or(Ok(Duration::ZERO), |text| duration(&text))?,
             expand,
+            feed: single("feed", feed)?.map(|text| generation(&text)).transpose()?,
         })
     }
 }
@@ -107,8 +111,9 @@ fn start(after: Option<&str>, since: Option<&str>) -> Result<Start, Problem> {
         (None, None) => Ok(Start::Oldest),
         (Some("last"), None) => Ok(Start::Last),
         (Some(text), None) => Ok(Start::After(position("after", text)?)),
-        (None, Some(text)) => Timestamp::parse(text).map(Start::Since).ok_or_else(|| {
-            let accepted = "write a time of RFC 3339, such as 2026-07-29T08:00:00Z (a + is written %2B)";
+        (None, Some(text)) => Timestamp::parse_rfc_3339(text).map(Start::Since).ok_or_else(|| {
+            let accepted = "write a time of RFC 3339 before the end of the year 9999, such as 2026-07-29T08:00:00Z (a + is \
+                            written %2B)";
             Problem::parameter("since", accepted)
         }),
     }
@@ -121,6 +126,12 @@ fn position(name: &str, text: &str) -> Result<Position, Problem> {
         let word = if name == "after" { ", or last" } else { "" };
         Problem::parameter(name, &format!("write a position, 0 to {}{word}", i64::MAX))
     })
+}
+
+/// Reads the generation of a feed.
+fn generation(text: &str) -> Result<Generation, Problem> {
+    let read = Generation::from_str_radix(text, 16).ok().filter(|read| generation_name(*read) == text);
+    read.ok_or_else(|| Problem::parameter("feed", "write the feed of an answer, 16 digits from 0 to f"))
 }
 
 fn list<T: PartialEq>(
@@ -186,6 +197,7 @@ mod tests {
             limit: LIMIT,
             wait: Duration::ZERO,
             expand: false,
+            feed: None,
         };
         assert_eq!(parse(""), Ok(none.clone()));
         assert_eq!(parse("expand=row"), Ok(Parameters { limit: EXPANDED_MAX, expand: true, ..none }));
@@ -193,8 +205,9 @@ mod tests {
 
     #[test]
     fn every_parameter_is_accepted_up_to_its_limit() {
-        let all =
-            parse("after=7&resource=users,organizations&resource=users&kind=deleted&limit=1000&wait=55s");
+        let all = parse(
+            "after=7&feed=000000000000001f&resource=users,organizations&resource=users&kind=deleted&limit=1000&wait=55s",
+        );
         let expected = Parameters {
             start: Start::After(7),
             resources: vec![&USERS, &ORGANIZATIONS],
@@ -202,6 +215,7 @@ mod tests {
             limit: LINES_MAX,
             wait: WAIT_MAX,
             expand: false,
+            feed: Some(0x1f),
         };
         assert_eq!(all, Ok(expected));
         for (query, start) in [
@@ -231,6 +245,12 @@ mod tests {
             ("after=1&after=2", "after: is repeated"),
             ("after=1&since=2026-07-29T08:00:00Z", "since: after is there too"),
             ("since=yesterday", "since: write a time of RFC 3339"),
+            ("since=2026-07-29T10:00:00%2B25:00", "since: write a time of RFC 3339"),
+            ("since=99999999999999", "since: write a time of RFC 3339"),
+            ("since=9999-12-31T23:59:59Z", "since: write a time of RFC 3339 before the end of the year 9999"),
+            ("feed=1f", "feed: write the feed of an answer"),
+            ("feed=000000000000001F", "feed: write the feed of an answer"),
+            ("feed=", "feed: write the feed of an answer"),
             ("since=2026-07-29T10:00:00+02:00", "since: write a time of RFC 3339"),
             ("resource=user", "resource: write one or more of organizations, users, "),
             ("resource=", "resource: write one or more of organizations, users, "),

@@ -4,7 +4,8 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use rollbook_core::store::{ChangesError, Position};
+use rollbook_core::store::{ChangesError, Generation, Position};
+use rollbook_operator::changes::generation_name;
 use serde_json::{Map, Value, json};
 
 /// Seconds after which a client should try again when the store does not answer, or too many readers wait.
@@ -88,6 +89,18 @@ impl Problem {
             "No changes are recorded",
             "the schema of the store records no changes: set changes to yes, then run rollbook migrate",
         )
+    }
+
+    /// The feed is another one than that of the position.
+    pub(crate) fn feed_changed(now: Generation) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "feed-changed",
+            "The feed is another one",
+            "the store was restored, or the feed was made anew, and its positions name other changes: read the rows anew, then \
+             go on from there with the new feed",
+        )
+        .with_member("feed", json!(generation_name(now)))
     }
 
     fn unavailable(name: &'static str, title: &'static str, detail: impl Into<String>) -> Self {

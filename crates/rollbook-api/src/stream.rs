@@ -17,7 +17,8 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
-use rollbook_core::store::{ChangesError, ChangesQuery, Position};
+use rollbook_core::store::{ChangesError, ChangesQuery, Generation, Position};
+use rollbook_operator::changes::generation_name;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ pub(crate) struct Stream {
     pub(crate) feed: Arc<Feed>,
     pub(crate) query: ChangesQuery,
     pub(crate) expand: bool,
+    /// Generation of the feed: that of the first page, if the reader does not name it.
+    pub(crate) generation: Option<Generation>,
     pub(crate) heartbeat: Duration,
     pub(crate) stopping: CancellationToken,
     pub(crate) metrics: Arc<Metrics>,
@@ -58,13 +61,15 @@ impl Stream {
     pub(crate) async fn open(mut self) -> Result<Body, Problem> {
         self.query.limit = if self.expand { EXPANDED_MAX } else { PAGE };
         let first = self.feed.read(&self.query, self.expand).await?;
+        first.check_feed(self.generation)?;
+        self.generation = Some(first.feed);
         if first.is_at_end() {
             self.feed.check_is_on().await?;
         }
         let mut text = format!("retry: {RECONNECT_AFTER}\n\n");
         self.query.after = first.through;
         self.write_page(&mut text, &first);
-        write_heartbeat(&mut text, first.through, first.last);
+        self.write_heartbeat(&mut text, first.last);
         let state = (self, Some(Bytes::from(text)), false);
         Ok(Body::from_stream(stream::unfold(state, |(mut reader, first, ended)| async move {
             if let Some(first) = first {
@@ -79,7 +84,7 @@ impl Stream {
             let ended = matches!(next, Next::Problem(_));
             match next {
                 Next::Page(page) => reader.write_page(&mut text, &page),
-                Next::Heartbeat { last } => write_heartbeat(&mut text, reader.query.after, last),
+                Next::Heartbeat { last } => reader.write_heartbeat(&mut text, last),
                 Next::Problem(problem) => {
                     // Writing to a String can't fail.
                     let _ = write!(text, "event: problem\ndata: {}\n\n", problem.document());
@@ -96,6 +101,9 @@ impl Stream {
         loop {
             match self.feed.read(&self.query, self.expand).await {
                 Ok(page) => {
+                    if let Err(problem) = page.check_feed(self.generation) {
+                        return Next::Problem(problem);
+                    }
                     self.query.after = page.through;
                     last = page.last;
                     if !page.changes.is_empty() {
@@ -126,11 +134,12 @@ impl Stream {
             let _ = write!(text, "id: {}\nevent: change\ndata: {data}\n\n", line.change.position);
         }
     }
-}
 
-fn write_heartbeat(text: &mut String, through: Position, last: Position) {
-    let data = json!({ "through": through, "last": last });
-    let _ = write!(text, "id: {through}\nevent: heartbeat\ndata: {data}\n\n");
+    fn write_heartbeat(&self, text: &mut String, last: Position) {
+        let through = self.query.after;
+        let data = json!({ "through": through, "last": last, "feed": self.generation.map(generation_name) });
+        let _ = write!(text, "id: {through}\nevent: heartbeat\ndata: {data}\n\n");
+    }
 }
 
 #[cfg(test)]
@@ -171,6 +180,7 @@ mod tests {
             feed: Arc::new(Feed::new(ports, 1)),
             query: ChangesQuery { resources: vec![&ORGANIZATIONS], ..ChangesQuery::default() },
             expand: false,
+            generation: None,
             heartbeat: HEARTBEAT,
             stopping,
             _reading: metrics.reading(ReaderKind::Stream, permit),
@@ -180,7 +190,8 @@ mod tests {
     }
 
     fn heartbeat(through: u64) -> String {
-        format!("id: {through}\nevent: heartbeat\ndata: {{\"last\":{through},\"through\":{through}}}\n\n")
+        let data = format!(r#"{{"feed":"0000000000000001","last":{through},"through":{through}}}"#);
+        format!("id: {through}\nevent: heartbeat\ndata: {data}\n\n")
     }
 
     #[tokio::test(start_paused = true)]

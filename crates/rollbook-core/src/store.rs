@@ -7,6 +7,7 @@ pub mod cascades;
 mod changes;
 mod erasure;
 mod forwards;
+mod in_hand;
 mod ledger;
 mod reconciliation;
 mod rows;
@@ -17,13 +18,15 @@ use async_trait::async_trait;
 pub use self::cascades::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
 pub use self::changes::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
-    LINES_MAX, PASSED_MAX, Position, SequenceStep, WAITING_COUNTED_MAX, reading_context,
+    GENERATION_MAX, Generation, LINES_MAX, PASSED_MAX, Position, SequenceStep, WAITING_COUNTED_MAX,
+    reading_context,
 };
 pub use self::erasure::{ErasedCounts, Erasure, ErasureProgress};
 pub use self::forwards::{
     FORWARD_CHANGES_MAX, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, ForwardStop,
     Forwards,
 };
+pub use self::in_hand::InHand;
 pub use self::ledger::{Ledger, LedgerEntry, UnknownOutcome};
 pub use self::reconciliation::{
     Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,

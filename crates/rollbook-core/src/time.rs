@@ -56,6 +56,29 @@ impl Timestamp {
     pub fn parse(text: &str) -> Option<Self> {
         text.parse::<jiff::Timestamp>().ok().map(|moment| Self(moment.as_millisecond()))
     }
+
+    /// Parses a timestamp that a person or a program gave: RFC 3339 to the letter, with an offset of at most 23:59, and before
+    /// the last day of the year 9999, which is the last that can be stored and printed. `None` for anything else.
+    pub fn parse_rfc_3339(text: &str) -> Option<Self> {
+        let (date_time, offset) = text.split_at_checked("2026-07-29T08:00:00".len())?;
+        let fits = |part: &str, form: &str| {
+            part.len() == form.len()
+                && part.bytes().zip(form.bytes()).all(|(byte, form)| match form {
+                    b'0' => byte.is_ascii_digit(),
+                    form => byte.eq_ignore_ascii_case(&form),
+                })
+        };
+        let offset = offset.strip_prefix('.').map_or(Some(offset), |fraction| {
+            let rest = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
+            (rest.len() < fraction.len()).then_some(rest)
+        })?;
+        let is_utc = offset.eq_ignore_ascii_case("z");
+        let is_offset = offset
+            .strip_prefix(['+', '-'])
+            .is_some_and(|offset| fits(offset, "00:00") && offset[..2] <= *"23" && offset[3..] <= *"59");
+        let is_valid = fits(date_time, "0000-00-00T00:00:00") && (is_utc || is_offset);
+        Self::parse(text).filter(|at| is_valid && at.0 <= LAST_MILLIS)
+    }
 }
 
 impl fmt::Display for Timestamp {
@@ -84,6 +107,44 @@ mod tests {
         assert_eq!(moment.to_string(), "2026-07-29T08:00:00.015Z");
         assert_eq!(Timestamp::parse("2026-07-29T08:00:00.015Z"), Some(moment));
         assert_eq!(Timestamp::from_millis(1_785_312_000_000).to_string(), "2026-07-29T08:00:00.000Z");
+    }
+
+    #[test]
+    fn a_timestamp_of_a_person_is_rfc_3339_to_the_letter_and_can_be_stored() {
+        let moment = Timestamp::from_millis(1_785_312_000_015);
+        for text in [
+            "2026-07-29T08:00:00.015Z",
+            "2026-07-29t08:00:00.015z",
+            "2026-07-29T10:00:00.015+02:00",
+            "2026-07-28T08:01:00.015-23:59",
+            "2026-07-30T07:59:00.015000000+23:59",
+        ] {
+            assert_eq!(Timestamp::parse_rfc_3339(text), Some(moment), "{text}");
+        }
+        assert!(Timestamp::parse_rfc_3339("9999-12-30T21:59:59Z").is_some());
+        for text in [
+            "",
+            "yesterday",
+            "99999999999",
+            "2026-07-29T08:00:00",
+            "2026-07-29T08:00Z",
+            "2026-07-29 08:00:00Z",
+            "20260729T080000Z",
+            "2026-07-29T08:00:00.Z",
+            "2026-07-29T08:00:00,5Z",
+            "2026-07-29T08:00:00+02",
+            "2026-07-29T08:00:00+0200",
+            "2026-07-29T08:00:00+24:00",
+            "2026-07-29T08:00:00+25:00",
+            "2026-07-29T08:00:00+02:60",
+            "2026-07-29T08:00:00+02:00[Europe/Berlin]",
+            "2026-02-30T08:00:00Z",
+            "9999-12-31T23:59:59Z",
+            "+99999-01-01T00:00:00Z",
+            "2026-07-29T08:00:0\u{e9}Z",
+        ] {
+            assert_eq!(Timestamp::parse_rfc_3339(text), None, "{text}");
+        }
     }
 
     #[test]

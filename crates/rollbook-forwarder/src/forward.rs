@@ -6,28 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::store::{
-    ChangeLine, ChangesError, ChangesPage, ChangesQuery, FORWARD_CHANGES_MAX, Forward as Taken, ForwardState,
-    ForwardStop, Position, StoreError,
+    ChangeLine, ChangesError, ChangesPage, ChangesQuery, FORWARD_CHANGES_MAX, Forward as Taken,
+    ForwardProgress, ForwardState, ForwardStop, Generation, Position, StoreError,
 };
-use tokio::task::JoinSet;
+use rollbook_core::time::Timestamp;
+use rollbook_operator::changes::generation_name;
+use rollbook_operator::forwards::{FORWARD_FAILED_MAX, FORWARD_WAITING_MAX};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::board::Board;
-use crate::failure_log::FailureLog;
 use crate::hold::Hold;
 use crate::limits::Limits;
 use crate::metrics::Counters;
-use crate::ports::{Ports, Receiver};
-use crate::push::push;
-use crate::settings::{FAILED_MAX, FRESH_MAX, ForwardSettings, PAGE, TIMEOUT_MAX, WAITING_MAX};
+use crate::ports::Ports;
+use crate::request::Requests;
+use crate::settings::{BODY_PATIENCE, FRESH_MAX, FRESH_OF_SUBJECT_MAX, ForwardSettings, PAGE, TIMEOUT_MAX};
+use crate::steady::SteadyClock;
+use crate::turn::Turn;
 use crate::verdict::Verdict;
 
-/// Time between two saves while changes are delivered. A kill repeats these, and what was delivered after a change in hand.
-const SAVE_EVERY: Duration = Duration::from_millis(250);
-/// Time between two saves while nothing happens. They renew the hold, and notice a command of an operator.
-const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// Maximum time for which one call waits for a line of the feed.
 const WAIT: Duration = Duration::from_secs(20);
 /// Time after which a forward is taken, or looked at, again.
@@ -47,7 +46,7 @@ type Reading = Pin<Box<dyn Future<Output = Result<ChangesPage, ChangesError>> + 
 pub(crate) struct Forward {
     pub(crate) ports: Ports,
     pub(crate) settings: Arc<ForwardSettings>,
-    pub(crate) receiver: Arc<dyn Receiver>,
+    pub(crate) requests: Requests,
     pub(crate) counters: Counters,
     /// Name under which this process takes forwards.
     pub(crate) holder: Arc<str>,
@@ -61,18 +60,6 @@ enum End {
     TakeAnew,
     /// Another process has it, or it has stopped.
     LookAgain,
-}
-
-/// A turn with the forward.
-struct Turn {
-    board: Board,
-    hold: Hold,
-    epoch: u64,
-    saved_at: Instant,
-    saved_position: Position,
-    requests: JoinSet<(ChangeLine, Verdict)>,
-    is_full: bool,
-    failures: FailureLog,
 }
 
 impl Forward {
@@ -134,29 +121,32 @@ impl Forward {
         if known.is_none() {
             info!(forward = name, position = taken.position, "the forward begins with the next change");
         }
-        Ok(Some(Turn {
-            board: self.board(&taken).await?,
-            hold: Hold::new(asked_at, hold_for),
-            epoch: taken.epoch,
-            saved_at: asked_at,
-            saved_position: taken.position,
-            requests: JoinSet::new(),
-            is_full: false,
-            failures: FailureLog::default(),
-        }))
+        let generation = self.ports.changes.feed().await?.generation;
+        let clock = SteadyClock::starting_at(self.ports.clock.now());
+        let board = self.board(&taken, clock.now()).await?;
+        let before = taken.generation.unwrap_or(generation);
+        let mut turn = Turn::new(board, Hold::new(asked_at, hold_for), (taken.epoch, before), clock);
+        if before != generation {
+            self.halt(&mut turn, other_feed(before, generation)).await?;
+            self.finish(&mut turn).await;
+            return Ok(None);
+        }
+        Ok(Some(turn))
     }
 
     /// Makes the board of a forward that was just taken.
-    async fn board(&self, taken: &Taken) -> Result<Board, StoreError> {
+    async fn board(&self, taken: &Taken, now: Timestamp) -> Result<Board, StoreError> {
         let limits = Limits {
             retry: self.settings.retry,
             give_up_after: self.settings.give_up_after,
+            concurrency: self.settings.concurrency,
             blocked_max: self.settings.blocked_max,
-            waiting_max: WAITING_MAX,
-            failed_max: FAILED_MAX,
+            waiting_max: FORWARD_WAITING_MAX,
+            failed_max: FORWARD_FAILED_MAX,
             fresh_max: FRESH_MAX,
+            fresh_of_subject_max: FRESH_OF_SUBJECT_MAX,
         };
-        let mut board = Board::new(limits, taken.position, taken.failed);
+        let mut board = Board::new(limits, taken, now);
         for (state, from) in [(ForwardState::Waiting, 0), (ForwardState::Failed, taken.position)] {
             let mut after = from;
             loop {
@@ -165,7 +155,7 @@ impl Forward {
                 let Some(last) = page.last() else { break };
                 after = last.line.position;
                 for change in page {
-                    board.restore(change);
+                    board.restore(change, now);
                 }
             }
         }
@@ -181,7 +171,7 @@ impl Forward {
             if reading.is_none() && turn.board.wants_more() {
                 reading = Some(self.read(turn.board.read_through()));
             }
-            let wake = turn.wake(&*self.ports.clock);
+            let wake = turn.wake();
             tokio::select! {
                 () = stop.cancelled() => return Ok(End::Stop),
                 Some(done) = turn.requests.join_next() => {
@@ -215,19 +205,11 @@ impl Forward {
 
     fn start_requests(&self, turn: &mut Turn) {
         let limit = self.settings.timeout.min(TIMEOUT_MAX);
-        while turn.requests.len() < self.settings.concurrency && turn.hold.covers(limit) {
-            let Some(line) = turn.board.next(self.ports.clock.now()) else { return };
-            let (ports, settings) = (self.ports.clone(), Arc::clone(&self.settings));
-            let receiver = Arc::clone(&self.receiver);
+        while turn.hold.covers(limit + BODY_PATIENCE) {
+            let Some(line) = turn.board.next(turn.now()) else { return };
+            let (requests, generation) = (self.requests.clone(), turn.generation);
             turn.requests.spawn(async move {
-                let request = async {
-                    let rows = settings.expand.then_some(&*ports.rows);
-                    match push(&line, rows, &settings.secrets, ports.clock.now()).await {
-                        Ok(push) => receiver.receive(push).await,
-                        Err(_) => Verdict::NotSent,
-                    }
-                };
-                let verdict = timeout(limit, request).await.unwrap_or(Verdict::TimedOut);
+                let verdict = requests.send(&line, generation, limit).await;
                 (line, verdict)
             });
         }
@@ -244,7 +226,7 @@ impl Forward {
             // A request that panicked has no answer. Its change is sent again with the next turn.
             let Ok((line, verdict)) = done else { return Ok(Some(End::TakeAnew)) };
             self.counters.count(&verdict);
-            turn.board.answered(&line, &verdict, self.ports.clock.now(), fastrand::f64());
+            turn.board.answered(&line, &verdict, turn.clock.now(), fastrand::f64());
             turn.failures.note(&self.settings.name, &verdict, turn.board.dead_letters());
             if verdict == Verdict::Gone {
                 let reason = "the receiver answered 410: it wants no more changes".to_owned();
@@ -276,9 +258,13 @@ impl Forward {
         page: Result<ChangesPage, ChangesError>,
     ) -> Result<Option<End>, StoreError> {
         match page {
+            Ok(page) if page.generation != turn.generation => {
+                let reason = other_feed(turn.generation, page.generation);
+                self.halt(turn, reason).await.map(Some)
+            }
             Ok(page) => {
                 let selected = page.lines.into_iter().filter(|line| self.settings.selects(line));
-                turn.board.read(selected, page.through, self.ports.clock.now());
+                turn.board.read(selected, page.through, turn.clock.now());
                 Ok(None)
             }
             Err(ChangesError::Store(error)) => Err(error),
@@ -299,18 +285,16 @@ impl Forward {
 
     /// Saves the progress. Returns `false` if the forward is not this process's any more.
     async fn save(&self, turn: &mut Turn, stopped: Option<ForwardStop>) -> Result<bool, StoreError> {
+        turn.board.end_pause(turn.clock.now());
         let progress = turn.board.progress(self.ports.clock.now());
-        let progress = rollbook_core::store::ForwardProgress { stopped, ..progress };
+        let progress = ForwardProgress { stopped, generation: Some(turn.generation), ..progress };
         let asked_at = Instant::now();
         let (name, hold_for) = (&self.settings.name, self.settings.hold_for());
         let saving = self.ports.forwards.save_forward(name, turn.epoch, hold_for, &progress);
         if !saving.await? {
             return Ok(false);
         }
-        turn.board.saved();
-        turn.hold.renewed(asked_at);
-        turn.saved_at = asked_at;
-        turn.saved_position = progress.position;
+        turn.saved(asked_at, progress.position);
         Ok(true)
     }
 
@@ -320,7 +304,7 @@ impl Forward {
             while let Some(done) = turn.requests.join_next().await {
                 if let Ok((line, verdict)) = done {
                     self.counters.count(&verdict);
-                    turn.board.answered(&line, &verdict, self.ports.clock.now(), fastrand::f64());
+                    turn.board.answered(&line, &verdict, turn.clock.now(), fastrand::f64());
                 }
             }
         };
@@ -337,21 +321,27 @@ impl Forward {
 
     /// Logs that the forward waits, and that it goes on.
     fn note_full(&self, turn: &mut Turn) {
-        let full = turn.board.full();
-        let was_full = std::mem::replace(&mut turn.is_full, full.is_some());
-        match full {
-            Some(reason) if !was_full => {
-                warn!(
-                    forward = self.settings.name,
-                    reason,
-                    fix = "rollbook changes status, failed, redrive, discard",
-                    "the forward is full: it reads no more changes until some are delivered, redriven or discarded"
-                );
-            }
-            None if was_full => info!(forward = self.settings.name, "the forward reads changes again"),
-            _ => {}
+        match turn.full_changed() {
+            Some(Some(reason)) => warn!(
+                forward = self.settings.name,
+                reason,
+                fix = "rollbook changes status, failed, redrive, discard",
+                "the forward is full: it reads no more changes until some are delivered, redriven or discarded"
+            ),
+            Some(None) => info!(forward = self.settings.name, "the forward reads changes again"),
+            None => {}
         }
     }
+}
+
+/// Reason of a stop at another feed than the one of the position.
+fn other_feed(before: Generation, now: Generation) -> String {
+    format!(
+        "the feed is another one ({}, before {}): the store was restored, or the feed was made anew. Later changes have ids that \
+         the receiver may know",
+        generation_name(now),
+        generation_name(before),
+    )
 }
 
 /// Waits for a read of the feed; without one, for ever.
@@ -359,25 +349,5 @@ async fn page_of(reading: &mut Option<Reading>) -> Result<ChangesPage, ChangesEr
     match reading {
         Some(reading) => reading.await,
         None => std::future::pending().await,
-    }
-}
-
-impl Turn {
-    /// Time at which the loop goes on without an answer or a page.
-    fn wake(&self, clock: &dyn rollbook_core::time::Clock) -> Instant {
-        let pause = if self.has_news() { SAVE_EVERY } else { RENEW_EVERY };
-        let save = self.saved_at + pause;
-        let due = self.board.next_at().map(|at| Instant::now() + at.since(clock.now()));
-        // A change that is due and not started waits for an answer, or for the hold to be renewed.
-        due.filter(|due| *due > Instant::now()).map_or(save, |due| due.min(save))
-    }
-
-    fn has_news(&self) -> bool {
-        self.board.has_records() || self.board.position() != self.saved_position
-    }
-
-    fn is_save_due(&self) -> bool {
-        let pause = if self.has_news() { SAVE_EVERY } else { RENEW_EVERY };
-        self.saved_at.elapsed() >= pause
     }
 }

@@ -12,6 +12,8 @@ use tracing::{debug, error};
 use crate::forward::Forward;
 use crate::metrics::{Counters, Metrics};
 use crate::ports::{Ports, Receiver};
+use crate::request::Requests;
+use crate::row_room::RowRoom;
 use crate::settings::ForwardSettings;
 
 /// Time between two reads of the metrics.
@@ -33,16 +35,18 @@ pub struct Forwarder {
     metrics: Metrics,
     forwards: Vec<Configured>,
     holder: Arc<str>,
+    room: RowRoom,
 }
 
 impl Forwarder {
-    /// Creates the forwards. Their metrics are added to `registry`.
+    /// Creates the forwards. Their metrics are added to `registry`. Rows in requests take at most `row_bytes_max` bytes.
     ///
     /// # Errors
     /// Fails if a metric of the forwarder is already registered.
     pub fn new(
         ports: Ports,
         forwards: Vec<(ForwardSettings, Arc<dyn Receiver>)>,
+        row_bytes_max: usize,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::new(registry)?;
@@ -53,21 +57,23 @@ impl Forwarder {
         };
         let forwards = forwards.into_iter().map(configured).collect();
         let holder = format!("{:016x}", fastrand::u64(..)).into();
-        Ok(Self { ports, metrics, forwards, holder })
+        Ok(Self { ports, metrics, forwards, holder, room: RowRoom::new(row_bytes_max) })
     }
 
     /// Runs until `stop`. No failure of a forward ends the process, or another forward: one that panics is restarted.
     pub async fn run(self, stop: CancellationToken) {
         let mut running = JoinSet::new();
-        let names = self.forwards.iter().map(|forward| forward.settings.name.clone()).collect();
+        let all = self.forwards.iter().map(|forward| Arc::clone(&forward.settings)).collect();
         for Configured { settings, receiver, counters } in self.forwards {
             let (ports, holder, stop) = (self.ports.clone(), Arc::clone(&self.holder), stop.clone());
+            let (room, settings) = (self.room.clone(), Arc::clone(&settings));
+            let requests = Requests { ports: ports.clone(), settings: settings.clone(), receiver, room };
             running.spawn(async move {
                 loop {
                     let forward = Forward {
                         ports: ports.clone(),
                         settings: Arc::clone(&settings),
-                        receiver: Arc::clone(&receiver),
+                        requests: requests.clone(),
                         counters: counters.clone(),
                         holder: Arc::clone(&holder),
                     };
@@ -84,17 +90,17 @@ impl Forwarder {
                 }
             });
         }
-        running.spawn(refresh(self.metrics, self.ports, names, stop));
+        running.spawn(refresh(self.metrics, self.ports, all, stop));
         running.join_all().await;
     }
 }
 
 /// Keeps the gauges up to date.
-async fn refresh(metrics: Metrics, ports: Ports, names: Vec<String>, stop: CancellationToken) {
+async fn refresh(metrics: Metrics, ports: Ports, all: Vec<Arc<ForwardSettings>>, stop: CancellationToken) {
     let mut wait = Duration::ZERO;
     while stop.run_until_cancelled(sleep(wait)).await.is_some() {
         wait = REFRESH;
-        let refreshed = stop.run_until_cancelled(metrics.refresh(&ports, &names)).await;
+        let refreshed = stop.run_until_cancelled(metrics.refresh(&ports, &all)).await;
         if let Some(Err(error)) = refreshed {
             debug!(%error, "the metrics of the forwards keep their values");
         }

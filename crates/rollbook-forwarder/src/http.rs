@@ -1,24 +1,27 @@
 //! Receiver over HTTP.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use rollbook_core::time::Clock;
-use rollbook_http::pool::{Pool, Roots};
+use rollbook_http::pool::{AnswerHead, Pool, PoolError, Roots};
 use rustls::RootCertStore;
-use std::sync::Arc;
+use tokio::time::timeout;
 
 use crate::ports::{Push, Receiver};
+use crate::settings::BODY_PATIENCE;
 use crate::url::ForwardUrl;
 use crate::verdict::Verdict;
 
 /// Maximum time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of an answer's body, and time, that are spent on it so that the connection can be used again.
-const BODY: (usize, Duration) = (64 * 1024, Duration::from_secs(1));
+/// Maximum bytes of an answer's body that are read, so that the connection can be used again.
+const BODY_MAX: usize = 64 * 1024;
 
 /// A receiver at a URL.
 pub struct HttpReceiver {
@@ -41,25 +44,44 @@ impl HttpReceiver {
 
 #[async_trait]
 impl Receiver for HttpReceiver {
-    async fn receive(&self, push: Push) -> Verdict {
-        let request = Request::post(self.url.uri())
-            .header(CONTENT_TYPE, "application/json")
-            .header(USER_AGENT, concat!("rollbook/", env!("CARGO_PKG_VERSION")))
-            .header("webhook-id", push.id)
-            .header("webhook-timestamp", push.timestamp)
-            .header("webhook-signature", push.signature)
-            .body(Full::new(push.body));
-        let Ok(request) = request else { return Verdict::Unreachable("the request is not valid".to_owned()) };
+    async fn receive(&self, push: Push, limit: Duration) -> Verdict {
         let pool = match &self.pool {
             Ok(pool) => pool,
             Err(why) => return Verdict::Unreachable(why.clone()),
         };
-        match pool.send_for_head(request, BODY.0, BODY.1).await {
-            Ok((status, headers)) => {
-                let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-                Verdict::of(status, retry_after, self.clock.now())
-            }
-            Err(error) => Verdict::Unreachable(error.to_string()),
-        }
+        let answer = match timeout(limit, self.send(pool, &push)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(verdict)) => return verdict,
+            Err(_) => return Verdict::TimedOut,
+        };
+        // The status decides, however long the body takes.
+        let retry_after = answer.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let verdict = Verdict::of(answer.status, retry_after, self.clock.now());
+        answer.drop_body(BODY_MAX, BODY_PATIENCE).await;
+        verdict
+    }
+}
+
+impl HttpReceiver {
+    /// Sends a request. It is repeated once if the connection broke: a receiver may close an idle connection at the moment at
+    /// which a request begins on it.
+    async fn send(&self, pool: &Pool, push: &Push) -> Result<AnswerHead, Verdict> {
+        let first = pool.send_for_head(self.request(push)?).await;
+        let answer = match first {
+            Err(PoolError::Broken { .. }) => pool.send_for_head(self.request(push)?).await,
+            answer => answer,
+        };
+        answer.map_err(|error| Verdict::Unreachable(error.to_string()))
+    }
+
+    fn request(&self, push: &Push) -> Result<Request<Full<Bytes>>, Verdict> {
+        Request::post(self.url.uri())
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("rollbook/", env!("CARGO_PKG_VERSION")))
+            .header("webhook-id", &push.id)
+            .header("webhook-timestamp", &push.timestamp)
+            .header("webhook-signature", &push.signature)
+            .body(Full::new(push.body.clone()))
+            .map_err(|_| Verdict::Unreachable("the request is not valid".to_owned()))
     }
 }

@@ -9,11 +9,14 @@
 //!   no other one; at last it becomes a dead letter.
 //! * While the receiver accepts nothing at all, no attempt counts: an outage makes no dead letters.
 //! * One process at a time has a forward. It stops sending before another one can take it.
-//! * Memory is limited: pages, changes in hand, subjects that are blocked, requests at once, bytes of a row.
+//! * Memory is limited: pages, changes in hand (also of one subject), subjects that are blocked, requests at once, and the
+//!   bytes of rows in requests of all forwards.
+//! * A position belongs to one generation of the feed. A forward that meets another one stops and says so.
 //!
 //! How: `board` has the rules as a pure state machine: what is sent next, what a failure does, and which position may be
-//! saved. `forward` reads pages, sends what the board names, and saves its progress. `forwarder` runs all forwards of a
-//! process. `push` makes a request of a change, `http` sends it, `verdict` judges the answer.
+//! saved. `forward` reads pages, sends what the board names, and saves its progress; `turn` is what it knows meanwhile.
+//! `forwarder` runs all forwards of a process. `request` makes one request: `push` signs it, `row_room` limits the memory for
+//! its row, `http` sends it, `verdict` judges the answer.
 
 mod board;
 mod failure_log;
@@ -25,15 +28,17 @@ mod limits;
 mod metrics;
 mod ports;
 mod push;
+mod request;
+mod row_room;
 mod settings;
+mod steady;
+mod turn;
 mod url;
 mod verdict;
 
 pub use self::forwarder::Forwarder;
 pub use self::http::HttpReceiver;
 pub use self::ports::{Ports, Push, Receiver};
-pub use self::settings::{
-    CONCURRENCY_MAX, FAILED_MAX, FORWARDS_MAX, ForwardSettings, NAME_LENGTH_MAX, TIMEOUT_MAX, WAITING_MAX,
-};
+pub use self::settings::{CONCURRENCY_MAX, FORWARDS_MAX, ForwardSettings, NAME_LENGTH_MAX, TIMEOUT_MAX};
 pub use self::url::{ForwardUrl, ForwardUrlError};
 pub use self::verdict::{RETRY_AFTER_MAX, Verdict};

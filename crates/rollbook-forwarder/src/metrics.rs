@@ -1,9 +1,12 @@
 //! Metrics of forwards. Counters are of this process; the gauges are read from the store, so every process shows the same.
 
+use std::sync::Arc;
+
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use rollbook_core::store::{ChangesError, ChangesQuery, Position};
 
 use crate::ports::Ports;
+use crate::settings::ForwardSettings;
 use crate::verdict::Verdict;
 
 /// Metrics of all forwards of a process.
@@ -15,6 +18,7 @@ pub(crate) struct Metrics {
     waiting: IntGaugeVec,
     dead_letters: IntGaugeVec,
     stopped: IntGaugeVec,
+    full: IntGaugeVec,
     lag: GaugeVec,
 }
 
@@ -53,6 +57,10 @@ impl Metrics {
                 "rollbook_forward_stopped",
                 "Whether a forward stopped until an operator starts it again",
             )?,
+            full: gauge(
+                "rollbook_forward_full",
+                "Whether a forward reads no more: it has the maximum of blocked subjects, waiting changes or dead letters",
+            )?,
             lag: GaugeVec::new(
                 Opts::new(
                     "rollbook_feed_lag_seconds",
@@ -62,18 +70,20 @@ impl Metrics {
             )?,
         };
         registry.register(Box::new(metrics.deliveries.clone()))?;
-        for gauge in
-            [&metrics.position, &metrics.blocked, &metrics.waiting, &metrics.dead_letters, &metrics.stopped]
-        {
+        for gauge in metrics.gauges() {
             registry.register(Box::new(gauge.clone()))?;
         }
         registry.register(Box::new(metrics.lag.clone()))?;
         Ok(metrics)
     }
 
+    const fn gauges(&self) -> [&IntGaugeVec; 6] {
+        [&self.position, &self.blocked, &self.waiting, &self.dead_letters, &self.stopped, &self.full]
+    }
+
     /// Adds a forward, with all its metrics at zero.
     pub(crate) fn add(&self, name: &str) -> Counters {
-        for gauge in [&self.position, &self.blocked, &self.waiting, &self.dead_letters, &self.stopped] {
+        for gauge in self.gauges() {
             gauge.with_label_values(&[name]);
         }
         self.lag.with_label_values(&[name]);
@@ -82,8 +92,13 @@ impl Metrics {
     }
 
     /// Reads the gauges from the store.
-    pub(crate) async fn refresh(&self, ports: &Ports, names: &[String]) -> Result<(), ChangesError> {
-        for forward in ports.forwards.forwards().await?.into_iter().filter(|of| names.contains(&of.name)) {
+    pub(crate) async fn refresh(
+        &self,
+        ports: &Ports,
+        all: &[Arc<ForwardSettings>],
+    ) -> Result<(), ChangesError> {
+        for forward in ports.forwards.forwards().await? {
+            let Some(settings) = all.iter().find(|of| of.name == forward.name) else { continue };
             let label = &[forward.name.as_str()];
             let set = |gauge: &IntGaugeVec, value: u64| {
                 gauge.with_label_values(label).set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -93,6 +108,7 @@ impl Metrics {
             set(&self.waiting, forward.waiting);
             set(&self.dead_letters, forward.failed);
             set(&self.stopped, u64::from(forward.stopped.is_some()));
+            set(&self.full, u64::from(settings.full(&forward).is_some()));
             self.lag.with_label_values(label).set(lag(ports, forward.position).await?);
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Ports of a forward: the store's, a clock, and the receiver.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,9 +36,10 @@ pub struct Push {
     pub body: Bytes,
 }
 
-/// Port of the receiver: sends one request and judges the answer. The caller limits the time, and may drop the future.
+/// Port of the receiver: sends one request and judges the answer. The caller may drop the future.
 #[async_trait]
 pub trait Receiver: Send + Sync {
-    /// Sends a request.
-    async fn receive(&self, push: Push) -> Verdict;
+    /// Sends a request. The status of the answer must come within `limit`. A little more time may be spent on the rest of the
+    /// answer, which changes nothing.
+    async fn receive(&self, push: Push, limit: Duration) -> Verdict;
 }

@@ -1,30 +1,33 @@
-//! Makes a signed request of a change (Standard Webhooks).
+//! The request of a change (Standard Webhooks).
 
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::store::{ChangeLine, Rows, StoreError};
+use rollbook_core::store::{ChangeLine, Generation, Rows, StoreError};
 use rollbook_core::time::Timestamp;
-use rollbook_operator::changes::{ChangeView, ExpandedChange};
+use rollbook_operator::changes::{ChangeView, ExpandedChange, PushedChange, generation_name};
 
 use crate::ports::Push;
 
-/// Makes the request. With `rows`, the body has the row as it is now.
+/// Makes the body. With `rows` it has the row as it is now.
 ///
 /// # Errors
 /// The row can't be read.
-pub(crate) async fn push(
+pub(crate) async fn body(
     line: &ChangeLine,
+    feed: Generation,
     rows: Option<&dyn Rows>,
-    secrets: &SigningSecrets,
-    now: Timestamp,
-) -> Result<Push, StoreError> {
+) -> Result<Vec<u8>, StoreError> {
     let change = ChangeView::from(line.clone());
     let change = match rows {
         Some(rows) => ExpandedChange::read(change, rows).await?,
         None => ExpandedChange::plain(change),
     };
     // A map with text keys always has a JSON form.
-    let body = serde_json::to_vec(&change).unwrap_or_default();
+    Ok(serde_json::to_vec(&PushedChange { change, feed: generation_name(feed) }).unwrap_or_default())
+}
+
+/// Signs a body.
+pub(crate) fn push(line: &ChangeLine, body: Vec<u8>, secrets: &SigningSecrets, now: Timestamp) -> Push {
     let id = format!("chg_{}", line.position);
     let signature = secrets.sign(&id, now, &body);
-    Ok(Push { timestamp: (now.as_millis() / 1000).to_string(), id, signature, body: body.into() })
+    Push { timestamp: (now.as_millis() / 1000).to_string(), id, signature, body: body.into() }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rollbook_core::catalog::Resource;
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::store::{ChangeKind, ChangeLine, ChangeOrigin};
+use rollbook_core::store::{ChangeKind, ChangeLine, ChangeOrigin, Forward};
+use rollbook_operator::forwards::{FORWARD_FAILED_MAX, FORWARD_WAITING_MAX, full};
 
 /// Maximum number of forwards of a process. Each has labels of its own in the metrics.
 pub const FORWARDS_MAX: usize = 16;
@@ -15,13 +16,13 @@ pub const NAME_LENGTH_MAX: usize = 64;
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of requests of a forward at once.
 pub const CONCURRENCY_MAX: u64 = 64;
-/// Number of changes that wait at which a forward reads no more.
-pub const WAITING_MAX: usize = 10_000;
-/// Number of dead letters at which a forward reads no more.
-pub const FAILED_MAX: u64 = 10_000;
 
-/// Maximum number of changes in hand that are neither settled nor recorded.
+/// Number of changes in hand, neither settled nor recorded, at which no further page is read.
 pub(crate) const FRESH_MAX: usize = 1_000;
+/// Maximum number of those of one user, organization or other row.
+pub(crate) const FRESH_OF_SUBJECT_MAX: usize = 64;
+/// Maximum time that is spent on the body of an answer, in addition to the time limit of the request.
+pub(crate) const BODY_PATIENCE: Duration = Duration::from_secs(1);
 /// Lines of one page.
 pub(crate) const PAGE: usize = 500;
 /// Time by which a hold outlasts one request: saves renew it more often.
@@ -61,6 +62,13 @@ impl ForwardSettings {
             self.resources.is_empty() || self.resources.iter().any(|known| known.table == line.resource);
         let has_kind = self.kinds.is_empty() || self.kinds.contains(&line.kind);
         has_resource && has_kind && (self.backfill || line.origin != ChangeOrigin::Backfill)
+    }
+
+    /// Reason why the forward reads no more, by the numbers that the store has.
+    pub(crate) fn full(&self, forward: &Forward) -> Option<String> {
+        let (waiting, failed) =
+            ((forward.waiting, FORWARD_WAITING_MAX), (forward.failed, FORWARD_FAILED_MAX));
+        full((forward.blocked, self.blocked_max as u64), waiting, failed)
     }
 
     /// Returns how long a process takes the forward for. A request must end within it.

@@ -27,7 +27,9 @@ pub enum Verdict {
     /// No connection could be made, or it broke. The text names host and port.
     Unreachable(String),
     /// Nothing was sent: the store could not read the row.
-    NotSent,
+    Unreadable,
+    /// Nothing was sent: there was no room for the row in memory. It is no attempt.
+    Postponed,
 }
 
 impl Verdict {
@@ -45,10 +47,10 @@ impl Verdict {
     }
 
     /// All outcomes, as labels of the metric.
-    pub(crate) const OUTCOMES: [&'static str; 6] =
-        ["delivered", "refused", "limited", "timeout", "unreachable", "gone"];
+    pub(crate) const OUTCOMES: [&'static str; 7] =
+        ["delivered", "refused", "limited", "timeout", "unreachable", "gone", "unreadable"];
 
-    /// Returns the label of the metric; `None` if nothing was sent.
+    /// Returns the label of the metric; `None` if it was no attempt.
     pub(crate) const fn outcome(&self) -> Option<&'static str> {
         Some(match self {
             Self::Accepted => "delivered",
@@ -57,7 +59,8 @@ impl Verdict {
             Self::Refused { .. } => "refused",
             Self::TimedOut => "timeout",
             Self::Unreachable(_) => "unreachable",
-            Self::NotSent => return None,
+            Self::Unreadable => "unreadable",
+            Self::Postponed => return None,
         })
     }
 
@@ -72,7 +75,8 @@ impl Verdict {
             Self::Refused { status, .. } => format!("the receiver answered {status}"),
             Self::TimedOut => "the receiver did not answer in time".to_owned(),
             Self::Unreachable(why) => why.clone(),
-            Self::NotSent => "the store could not read the row".to_owned(),
+            Self::Unreadable => "the store could not read the row for expand".to_owned(),
+            Self::Postponed => "there was no room for the row".to_owned(),
         }
     }
 }

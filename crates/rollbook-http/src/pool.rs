@@ -56,6 +56,23 @@ pub struct PoolAnswer {
     pub body: Bytes,
 }
 
+/// Status and headers of an answer, and the rest of it.
+pub struct AnswerHead {
+    /// Status code.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    body: Incoming,
+}
+
+impl AnswerHead {
+    /// Reads the body up to `body_max` bytes and for `patience`, so that the connection can be used again, and drops it: it
+    /// changes nothing.
+    pub async fn drop_body(self, body_max: usize, patience: Duration) {
+        drop(tokio::time::timeout(patience, Limited::new(self.body, body_max).collect()).await);
+    }
+}
+
 /// Reason why there is no complete answer. After any error except [`Self::Unreachable`], the server may have
 /// processed the request.
 #[derive(Debug, thiserror::Error)]
@@ -133,20 +150,14 @@ impl Pool {
         Ok(PoolAnswer { status: head.status, headers: head.headers, body: body.to_bytes() })
     }
 
-    /// Sends a request with an absolute URI, and returns status and headers of its answer. The body is read up to
-    /// `body_max` bytes and for `patience`, so that the connection can be used again, and dropped: it changes nothing.
+    /// Sends a request with an absolute URI, and returns the answer as soon as its status and headers are there. Has no time
+    /// limit of its own.
     ///
     /// # Errors
     /// There is no answer. Never [`PoolError::Truncated`] or [`PoolError::TooLarge`].
-    pub async fn send_for_head(
-        &self,
-        request: Request<Full<Bytes>>,
-        body_max: usize,
-        patience: Duration,
-    ) -> Result<(StatusCode, HeaderMap), PoolError> {
+    pub async fn send_for_head(&self, request: Request<Full<Bytes>>) -> Result<AnswerHead, PoolError> {
         let (head, body) = Response::into_parts(self.answer(request).await?);
-        drop(tokio::time::timeout(patience, Limited::new(body, body_max).collect()).await);
-        Ok((head.status, head.headers))
+        Ok(AnswerHead { status: head.status, headers: head.headers, body })
     }
 
     async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, PoolError> {

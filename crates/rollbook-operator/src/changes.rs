@@ -1,7 +1,7 @@
 //! Lines of the change feed, for people and programs.
 
 use rollbook_core::catalog::find_resource;
-use rollbook_core::store::{ChangeKind, ChangeLine, ChangeOrigin, Position, Rows, StoreError};
+use rollbook_core::store::{ChangeKind, ChangeLine, ChangeOrigin, Generation, Position, Rows, StoreError};
 use rollbook_core::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -67,6 +67,21 @@ impl ExpandedChange {
         let row = row(&change, rows).await?;
         Ok(Self { change, row: Some(row) })
     }
+}
+
+/// A change as a forward sends it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PushedChange {
+    /// The change.
+    #[serde(flatten)]
+    pub change: ExpandedChange,
+    /// Generation of the feed that the position belongs to.
+    pub feed: String,
+}
+
+/// Returns the name of a generation, as programs see it.
+pub fn generation_name(generation: Generation) -> String {
+    format!("{generation:016x}")
 }
 
 /// Reads the row of a change as it is now; null if the table has none.

@@ -1,15 +1,19 @@
 //! Forwards of the change feed: their state, their dead letters, and the commands that move them.
 
+mod recorded;
+
+use std::collections::BTreeMap;
+
 use rollbook_core::store::{
-    Changes, FORWARD_CHANGES_MAX, FeedState, Forward, ForwardChange, ForwardMove, ForwardState, ForwardStop,
-    Forwards, Position, StoreError,
+    Changes, FeedState, Forward, ForwardMove, ForwardStop, Forwards, Position, StoreError,
 };
-use rollbook_core::time::{Clock, Timestamp};
+use rollbook_core::time::Timestamp;
 use serde::Serialize;
 
-use crate::changes::ChangeView;
+use self::recorded::first_failure;
+pub use self::recorded::{OfDeadLetters, RecordedChange, change_dead_letters, recorded};
 use crate::serialize::optional_text;
-use crate::words::thousands;
+use crate::words::{many, thousands};
 
 /// State of a forward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +34,18 @@ pub struct ForwardView {
     pub waiting_changes: u64,
     /// Number of dead letters.
     pub dead_letters: u64,
+    /// Reason why it reads no more: a limit is reached.
+    pub full: Option<String>,
+    /// Reason of the last failure of the first change that waits after one.
+    pub last_error: Option<String>,
+    /// Number of requests that were made for this change; 0 if none waits after a failure.
+    pub tries: u32,
+    /// Time of the next request for it.
+    #[serde(serialize_with = "optional_text")]
+    pub next_try_at: Option<Timestamp>,
+    /// Time until which the receiver asked for no requests.
+    #[serde(serialize_with = "optional_text")]
+    pub paused_until: Option<Timestamp>,
     /// Time at which it stopped.
     #[serde(serialize_with = "optional_text")]
     pub stopped_at: Option<Timestamp>,
@@ -67,30 +83,8 @@ impl ForwardActivity {
 }
 
 impl ForwardView {
-    fn of(forward: Forward, is_configured: bool, last: Position) -> Self {
-        let state = match (&forward.stopped, forward.is_held) {
-            (Some(_), _) => ForwardActivity::Stopped,
-            (None, true) => ForwardActivity::Running,
-            (None, false) => ForwardActivity::Idle,
-        };
-        let (stopped_at, stop_reason) =
-            forward.stopped.map(|ForwardStop { at, reason }| (at, reason)).unzip();
-        Self {
-            forward: forward.name,
-            state,
-            is_configured,
-            position: forward.position,
-            last,
-            blocked_subjects: forward.blocked,
-            waiting_changes: forward.waiting,
-            dead_letters: forward.failed,
-            stopped_at,
-            stop_reason,
-            saved_at: Some(forward.saved_at),
-        }
-    }
-
-    fn new(name: &str, last: Position) -> Self {
+    /// View of a forward that never ran.
+    pub fn new(name: &str, last: Position) -> Self {
         Self {
             forward: name.to_owned(),
             state: ForwardActivity::New,
@@ -100,40 +94,64 @@ impl ForwardView {
             blocked_subjects: 0,
             waiting_changes: 0,
             dead_letters: 0,
+            full: None,
+            last_error: None,
+            tries: 0,
+            next_try_at: None,
+            paused_until: None,
             stopped_at: None,
             stop_reason: None,
             saved_at: None,
         }
     }
-}
 
-/// A dead letter of a forward.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FailedChange {
-    /// Name of the forward.
-    pub forward: String,
-    /// The change.
-    #[serde(flatten)]
-    pub change: ChangeView,
-    /// Number of requests that were made for it.
-    pub tries: u32,
-    /// Time of the first failure.
-    #[serde(serialize_with = "optional_text")]
-    pub failed_at: Option<Timestamp>,
-    /// Reason of the last failure.
-    pub reason: Option<String>,
-}
-
-impl FailedChange {
-    fn of(forward: &str, change: ForwardChange) -> Self {
+    fn of(forward: Forward, blocked_max: Option<usize>, last: Position, now: Timestamp) -> Self {
+        let state = match (&forward.stopped, forward.is_held) {
+            (Some(_), _) => ForwardActivity::Stopped,
+            (None, true) => ForwardActivity::Running,
+            (None, false) => ForwardActivity::Idle,
+        };
+        let blocked_max = blocked_max.map_or(u64::MAX, |most| most as u64);
+        let full = full(
+            (forward.blocked, blocked_max),
+            (forward.waiting, FORWARD_WAITING_MAX),
+            (forward.failed, FORWARD_FAILED_MAX),
+        );
+        let (stopped_at, stop_reason) =
+            forward.stopped.map(|ForwardStop { at, reason }| (at, reason)).unzip();
         Self {
-            forward: forward.to_owned(),
-            change: change.line.into(),
-            tries: change.tries,
-            failed_at: change.failed_at,
-            reason: change.last_error,
+            state,
+            is_configured: blocked_max != u64::MAX,
+            position: forward.position,
+            blocked_subjects: forward.blocked,
+            waiting_changes: forward.waiting,
+            dead_letters: forward.failed,
+            full,
+            paused_until: forward.paused_until.filter(|until| *until > now),
+            stopped_at,
+            stop_reason,
+            saved_at: Some(forward.saved_at),
+            ..Self::new(&forward.name, last)
         }
     }
+}
+
+/// Maximum number of recorded changes of a forward that wait. At the limit it reads no more.
+pub const FORWARD_WAITING_MAX: u64 = 10_000;
+/// Maximum number of dead letters of a forward. At the limit it reads no more.
+pub const FORWARD_FAILED_MAX: u64 = 10_000;
+
+/// Reason why a forward with such numbers of blocked objects, waiting changes and dead letters reads no more. Each comes with
+/// its maximum.
+pub fn full(blocked: (u64, u64), waiting: (u64, u64), failed: (u64, u64)) -> Option<String> {
+    let is_full = |(number, most): (u64, u64)| number >= most;
+    if is_full(blocked) {
+        return Some(format!("{} (blocked_max)", many(blocked.0, "blocked object")));
+    }
+    if is_full(waiting) {
+        return Some(format!("{}, the maximum", many(waiting.0, "waiting change")));
+    }
+    is_full(failed).then(|| format!("{}, the maximum", many(failed.0, "dead letter")))
 }
 
 /// Reason why a command did nothing.
@@ -147,48 +165,58 @@ pub enum ForwardError {
         /// Names of forwards that ran, or a word for none.
         known: String,
     },
-    /// The feed does not have the position.
-    #[error("the feed has the positions {} to {}; give one of them, or the next one", thousands(*first), thousands(*last))]
+    /// The feed does not have the changes after the position.
+    #[error("the feed has the changes after {}, up to {}; give a position in between", thousands(*removed_through), thousands(*last))]
     Position {
-        /// Oldest position that is kept.
-        first: Position,
+        /// Position up to which changes were removed.
+        removed_through: Position,
         /// Last position.
         last: Position,
     },
-    /// A replay would begin behind the position, so that changes in between would never be sent.
+    /// A replay would begin ahead of the position, so that changes in between would never be sent.
     #[error(
-        "the forward is at position {}: a replay from {} would leave out changes that it has not sent; begin at {} or before",
-        thousands(*position), thousands(*from), thousands(*position + 1)
+        "the forward is at position {}: a replay after {} would leave out changes that it has not sent; give {} or less",
+        thousands(*position), thousands(*after), thousands(*position)
     )]
     Ahead {
         /// Position of the forward.
         position: Position,
         /// Position that was given.
-        from: Position,
+        after: Position,
     },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Returns the state of all forwards that ever ran or are configured, by name.
+/// Returns the state of all forwards that ever ran or are configured, by name. `configured` has the `blocked_max` of each.
 ///
 /// # Errors
 /// The store can't be read.
 pub async fn status(
     forwards: &dyn Forwards,
     changes: &dyn Changes,
-    configured: &[String],
+    configured: &BTreeMap<String, usize>,
+    now: Timestamp,
 ) -> Result<Vec<ForwardView>, StoreError> {
     let last = changes.feed().await?.last;
     let known = forwards.forwards().await?;
     let is_known = |name: &String| known.iter().any(|forward| forward.name == **name);
     let mut views: Vec<ForwardView> =
-        configured.iter().filter(|name| !is_known(name)).map(|name| ForwardView::new(name, last)).collect();
-    views.extend(known.into_iter().map(|forward| {
-        let is_configured = configured.contains(&forward.name);
-        ForwardView::of(forward, is_configured, last)
-    }));
+        configured.keys().filter(|name| !is_known(name)).map(|name| ForwardView::new(name, last)).collect();
+    for forward in known {
+        let failure = match forward.waiting {
+            0 => None,
+            _ => first_failure(forwards, &forward.name).await?,
+        };
+        let blocked_max = configured.get(&forward.name).copied();
+        let mut view = ForwardView::of(forward, blocked_max, last, now);
+        if let Some(failure) = failure {
+            view.tries = failure.tries;
+            (view.last_error, view.next_try_at) = (failure.last_error, Some(failure.next_try_at));
+        }
+        views.push(view);
+    }
     views.sort_by(|one, other| one.forward.cmp(&other.forward));
     Ok(views)
 }
@@ -207,75 +235,7 @@ pub async fn find(forwards: &dyn Forwards, name: &str) -> Result<Forward, Forwar
     Err(ForwardError::Unknown { name: name.to_owned(), known })
 }
 
-/// Returns dead letters of a forward, or of all, in the order of their positions, at most `limit` of each.
-///
-/// # Errors
-/// The forward never ran, or the store can't be read.
-pub async fn failed(
-    forwards: &dyn Forwards,
-    name: Option<&str>,
-    limit: usize,
-) -> Result<Vec<FailedChange>, ForwardError> {
-    let names = match name {
-        Some(name) => vec![find(forwards, name).await?.name],
-        None => forwards.forwards().await?.into_iter().map(|forward| forward.name).collect(),
-    };
-    let mut found = Vec::new();
-    for name in names {
-        let (mut after, mut left) = (0, limit);
-        while left > 0 {
-            let page = forwards
-                .forward_changes(&name, ForwardState::Failed, after, left.min(FORWARD_CHANGES_MAX))
-                .await?;
-            let Some(last) = page.last() else { break };
-            after = last.line.position;
-            left -= page.len();
-            found.extend(page.into_iter().map(|change| FailedChange::of(&name, change)));
-        }
-    }
-    Ok(found)
-}
-
-/// Command about dead letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OfDeadLetters {
-    /// Sends them again.
-    Redrive,
-    /// Removes them.
-    Discard,
-}
-
-/// Changes the dead letters of a forward: these positions, or all. Returns the number of those that were there.
-///
-/// # Errors
-/// The forward never ran, or the store failed: some may be changed.
-pub async fn change_dead_letters(
-    forwards: &dyn Forwards,
-    clock: &dyn Clock,
-    name: &str,
-    positions: Option<&[Position]>,
-    what: OfDeadLetters,
-) -> Result<u64, ForwardError> {
-    let all: Vec<Position>;
-    let positions = if let Some(positions) = positions {
-        find(forwards, name).await?;
-        positions
-    } else {
-        let listed = failed(forwards, Some(name), usize::MAX).await?;
-        all = listed.iter().map(|failed| failed.change.position).collect();
-        &all
-    };
-    let mut changed = 0;
-    for chunk in positions.chunks(FORWARD_CHANGES_MAX) {
-        changed += match what {
-            OfDeadLetters::Redrive => forwards.redrive_forward(name, chunk, clock.now()).await?,
-            OfDeadLetters::Discard => forwards.discard_forward(name, chunk).await?,
-        };
-    }
-    Ok(changed)
-}
-
-/// Sends all changes from a position on again. Returns the position that it was at before.
+/// Sends all changes after a position again. Returns the position that it was at before.
 ///
 /// # Errors
 /// The forward never ran, the feed does not have the position, it is ahead of the forward's, or the store failed.
@@ -283,23 +243,34 @@ pub async fn replay(
     forwards: &dyn Forwards,
     changes: &dyn Changes,
     name: &str,
-    from: Position,
+    after: Position,
 ) -> Result<Position, ForwardError> {
     let before = find(forwards, name).await?.position;
     let FeedState { last, removed_through, .. } = changes.feed().await?;
-    if from <= removed_through || from > last + 1 {
-        return Err(ForwardError::Position { first: removed_through + 1, last });
+    if after < removed_through || after > last {
+        return Err(ForwardError::Position { removed_through, last });
     }
-    if from > before + 1 {
-        return Err(ForwardError::Ahead { position: before, from });
+    if after > before {
+        return Err(ForwardError::Ahead { position: before, after });
     }
-    forwards.move_forward(name, ForwardMove::Replay(from - 1)).await?;
+    forwards.move_forward(name, ForwardMove::Replay(after)).await?;
     Ok(before)
+}
+
+/// A forward that was started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Position before.
+    pub before: Position,
+    /// Position after which it goes on.
+    pub position: Position,
+    /// Whether the feed is of another generation than the position before.
+    pub is_other_feed: bool,
 }
 
 /// Starts a forward again that stopped. It goes on where it was, or at the oldest change that the feed still has. At a feed
 /// that was restored to an older state, it goes on at the end, without its records of changes that the feed lost: their
-/// positions will be those of other changes. Returns the position before, and the one after which it goes on.
+/// positions will be those of other changes.
 ///
 /// # Errors
 /// The forward never ran, or the store failed.
@@ -307,11 +278,12 @@ pub async fn resume(
     forwards: &dyn Forwards,
     changes: &dyn Changes,
     name: &str,
-) -> Result<(Position, Position), ForwardError> {
-    let before = find(forwards, name).await?.position;
-    let FeedState { last, removed_through, .. } = changes.feed().await?;
-    let after = before.max(removed_through).min(last);
-    let to = if before > last { ForwardMove::Replay(after) } else { ForwardMove::Resume(after) };
+) -> Result<Resumed, ForwardError> {
+    let Forward { position: before, generation, .. } = find(forwards, name).await?;
+    let FeedState { last, removed_through, generation: now, .. } = changes.feed().await?;
+    let position = before.max(removed_through).min(last);
+    let to = if before > last { ForwardMove::Replay(position) } else { ForwardMove::Resume(position) };
     forwards.move_forward(name, to).await?;
-    Ok((before, after))
+    let is_other_feed = generation.is_some_and(|generation| generation != now);
+    Ok(Resumed { before, position, is_other_feed })
 }

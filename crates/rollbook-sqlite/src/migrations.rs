@@ -47,6 +47,7 @@ const STORE: &[Step] = &[
     step!("store", "0010_reconcile", expands: true),
     step!("store", "0012_changes", expands: true),
     step!("store", "0013_forwards", expands: true),
+    step!("store", "0016_generations", expands: true),
 ];
 
 /// Number of SQLite instructions after which a migration checks for a request to stop: a few milliseconds.

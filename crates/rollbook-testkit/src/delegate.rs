@@ -60,7 +60,7 @@ macro_rules! delegate_changes {
             use ::std::time::Duration;
 
             use ::rollbook_core::store::{
-                Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, Position, StoreError,
+                Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, Generation, Position, StoreError,
             };
             use ::rollbook_core::time::Timestamp;
 
@@ -92,6 +92,12 @@ macro_rules! delegate_changes {
                 ) -> Result<bool, StoreError> {
                     let $this = self;
                     let $call = $inner.wait_for_change(after, timeout);
+                    $done
+                }
+
+                async fn renew_feed(&self) -> Result<Generation, StoreError> {
+                    let $this = self;
+                    let $call = $inner.renew_feed();
                     $done
                 }
             }

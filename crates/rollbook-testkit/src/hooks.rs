@@ -36,6 +36,10 @@ pub enum HookAnswer {
     Status(u16, Vec<String>),
     /// Closes the connection without an answer.
     Close,
+    /// This status, and then closes the connection, without having said so.
+    LastStatus(u16),
+    /// This status, with a body that never ends.
+    Endless(u16),
 }
 
 type Script = dyn Fn(&HookRequest) -> HookAnswer + Send + Sync;
@@ -87,6 +91,11 @@ impl HookServer {
         self.state.received().clone()
     }
 
+    /// Returns the number of requests so far.
+    pub fn received_count(&self) -> usize {
+        self.state.received().len()
+    }
+
     /// Returns the URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
@@ -110,10 +119,15 @@ fn serve(state: &State, connection: TcpStream) {
             return;
         }
         state.received().push(request.clone());
-        let HookAnswer::Status(status, headers) = (state.script)(&request) else { return };
+        let (status, headers, length, is_last) = match (state.script)(&request) {
+            HookAnswer::Status(status, headers) => (status, headers, 2, false),
+            HookAnswer::LastStatus(status) => (status, Vec::new(), 2, true),
+            HookAnswer::Endless(status) => (status, Vec::new(), 1_000, false),
+            HookAnswer::Close => return,
+        };
         let headers = headers.iter().fold(String::new(), |text, header| format!("{text}{header}\r\n"));
-        let answer = format!("HTTP/1.1 {status} Answer\r\ncontent-length: 2\r\n{headers}\r\nok");
-        if writer.write_all(answer.as_bytes()).is_err() {
+        let answer = format!("HTTP/1.1 {status} Answer\r\ncontent-length: {length}\r\n{headers}\r\nok");
+        if writer.write_all(answer.as_bytes()).is_err() || is_last {
             return;
         }
     }

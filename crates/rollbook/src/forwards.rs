@@ -1,5 +1,6 @@
 //! Forwards of this process: their settings, as the forwarder wants them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::Registry;
@@ -29,12 +30,12 @@ pub(crate) fn forwarder(
     };
     let forwards = config.forwards.iter().map(forward).collect();
     let ports = Ports { changes: store.clone(), forwards: store.clone(), rows: store, clock: clock.clone() };
-    Forwarder::new(ports, forwards, registry).map(Some)
+    Forwarder::new(ports, forwards, config.settings.forward_bytes_max, registry).map(Some)
 }
 
-/// Returns the names of the configured forwards.
-pub(crate) fn names(config: &Config) -> Vec<String> {
-    config.forwards.keys().cloned().collect()
+/// Returns the names of the configured forwards, with the `blocked_max` of each.
+pub(crate) fn names(config: &Config) -> BTreeMap<String, usize> {
+    config.forwards.iter().map(|(name, group)| (name.clone(), group.blocked_max)).collect()
 }
 
 /// Returns the number of connections that the forwards of this process open at most.

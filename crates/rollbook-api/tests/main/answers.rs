@@ -126,6 +126,20 @@ async fn a_bad_parameter_is_400_with_its_name(engine: Engine) {
     server.get("/v1/changes", &lines).await.problem(400, "invalid-parameter");
 }
 
+async fn a_client_that_gives_event_streams_a_weight_of_zero_gets_a_page(engine: Engine) {
+    let server = Server::start(engine).await;
+    server.create_users(1).await;
+    for accept in [
+        "text/event-stream;q=0",
+        "application/json, text/event-stream; q=0.000",
+        "text/event-stream;charset=utf-8;Q=0",
+    ] {
+        let answer = server.get("/v1/changes", &[&format!("accept: {accept}")]).await;
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{accept}");
+        assert_eq!(answer.positions(), [1], "{accept}");
+    }
+}
+
 async fn an_unknown_path_is_404_another_method_405_and_head_is_get_without_a_body(engine: Engine) {
     let server = Server::start(engine).await;
     for path in ["/", "/v1", "/v1/changes/", "/v1/users/user_1", "/v1//changes"] {
@@ -194,6 +208,7 @@ crate::on_every_store!(
     lines_are_selected_by_resource_and_kind_and_by_time,
     a_position_that_was_removed_is_410_with_the_oldest_and_one_that_never_was_is_409_with_the_last,
     a_bad_parameter_is_400_with_its_name,
+    a_client_that_gives_event_streams_a_weight_of_zero_gets_a_page,
     an_unknown_path_is_404_another_method_405_and_head_is_get_without_a_body,
     expand_adds_the_row_as_it_is_now_and_null_where_the_table_has_none,
     a_page_with_rows_ends_at_the_row_that_reaches_the_limit_of_bytes,

@@ -38,7 +38,10 @@ async fn a_request_that_waited_in_vain_gets_an_empty_page_to_go_on_from(engine: 
     let server = Server::start(engine).await;
     server.create_users(2).await;
     let answer = server.get("/v1/changes?after=0&kind=deleted&wait=20ms", &[]).await;
-    assert_eq!(answer.json(), json!({ "changes": [], "through": 2, "last": 2 }));
+    assert_eq!(
+        answer.json(),
+        json!({ "changes": [], "through": 2, "last": 2, "feed": server.generation().await })
+    );
 }
 
 async fn a_change_that_is_not_selected_does_not_end_the_wait(engine: Engine) {
@@ -55,7 +58,10 @@ async fn a_change_that_is_not_selected_does_not_end_the_wait(engine: Engine) {
 async fn a_stop_answers_requests_that_wait(engine: Engine) {
     let server = Server::start(engine).await;
     let answer = while_waiting(&server, "", async { server.stop.cancel() }).await;
-    assert_eq!(answer.json(), json!({ "changes": [], "through": 0, "last": 0 }));
+    assert_eq!(
+        answer.json(),
+        json!({ "changes": [], "through": 0, "last": 0, "feed": server.generation().await })
+    );
     server.stop().await;
 }
 

@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use prometheus::Registry;
 use rollbook_api::{Api, Ports, Settings, Tokens};
 use rollbook_core::store::{
-    Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, FullStore, Position, RetentionLimits,
-    StoreError,
+    Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, FullStore, Generation, Position,
+    RetentionLimits, StoreError,
 };
 use rollbook_core::time::Timestamp;
+use rollbook_operator::changes::generation_name;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, event, user};
 use serde_json::{Value, json};
@@ -79,6 +80,10 @@ impl Changes for TestFeed {
         let waiting = self.inner.wait_for_change(after, timeout);
         self.waits.send_modify(|waits| *waits += 1);
         waiting.await
+    }
+
+    async fn renew_feed(&self) -> Result<Generation, StoreError> {
+        self.inner.renew_feed().await
     }
 }
 
@@ -188,6 +193,11 @@ impl Server {
     }
 
     /// Gets a path and returns the complete answer.
+    /// Name of the feed's generation.
+    pub(crate) async fn generation(&self) -> String {
+        generation_name(self.store.feed().await.expect("a feed").generation)
+    }
+
     pub(crate) async fn get(&self, path: &str, lines: &[&str]) -> Answer {
         self.ask("GET", path, lines).await
     }

@@ -54,7 +54,7 @@ async fn a_reader_that_resumes_after_a_heartbeat_misses_nothing(engine: Engine) 
     let mut events = server.open(path, &[]).await;
     let heartbeat = events.next().await.expect("an event");
     assert_eq!((heartbeat.name.as_str(), heartbeat.id), ("heartbeat", Some(3)));
-    assert_eq!(heartbeat.data, json!({ "through": 3, "last": 3 }));
+    assert_eq!(heartbeat.data, json!({ "through": 3, "last": 3, "feed": server.generation().await }));
     drop(events);
     server.apply("organization.created", &rollbook_testkit::events::organization("org_1", 0)).await;
     let mut events = server.open(path, &["last-event-id: 3"]).await;
@@ -76,6 +76,35 @@ async fn a_stream_of_which_the_lines_are_removed_ends_with_a_problem(engine: Eng
     assert_eq!(problem.data["oldest"], json!(4));
     assert!(problem.id.is_none(), "the position of the reader does not move");
     assert!(events.next().await.is_none(), "the stream ends");
+}
+
+async fn a_stream_of_a_feed_that_is_renewed_ends_with_a_problem_and_a_reader_that_names_its_feed_gets_it_too(
+    engine: Engine,
+) {
+    let server = Server::start(engine).await;
+    server.create_users(1).await;
+    let feed = server.generation().await;
+    let path = format!("/v1/changes?after=1&feed={feed}");
+    let mut events = server.open(&path, &[]).await;
+    server.feed.waited(1).await;
+    server.store.renew_feed().await.expect("a generation");
+    server.create_user("user_2").await;
+    let mut problem = events.next().await.expect("an event");
+    while problem.name == "heartbeat" {
+        problem = events.next().await.expect("an event");
+    }
+    assert_eq!(problem.data["type"], json!("urn:rollbook:problem:feed-changed"), "{problem:?}");
+    assert!(events.next().await.is_none(), "the stream ends");
+    for accept in ["accept: application/json", "accept: text/event-stream"] {
+        let changed = server.get(&path, &[accept]).await.problem(409, "feed-changed");
+        assert_eq!(changed["feed"], json!(server.generation().await));
+        assert_ne!(changed["feed"], json!(feed));
+    }
+    assert_eq!(
+        server.get("/v1/changes?after=1", &[]).await.positions(),
+        [2],
+        "without a name it is not known"
+    );
 }
 
 async fn a_stop_ends_streams(engine: Engine) {
@@ -127,6 +156,7 @@ crate::on_every_store!(
     a_reader_that_resumes_after_any_event_sees_every_change_exactly_once,
     a_reader_that_resumes_after_a_heartbeat_misses_nothing,
     a_stream_of_which_the_lines_are_removed_ends_with_a_problem,
+    a_stream_of_a_feed_that_is_renewed_ends_with_a_problem_and_a_reader_that_names_its_feed_gets_it_too,
     a_stop_ends_streams,
     a_reader_that_does_not_read_costs_the_others_nothing_and_is_disconnected,
 );

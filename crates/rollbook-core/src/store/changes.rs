@@ -17,6 +17,13 @@ use crate::time::Timestamp;
 /// Position of a line in the feed. The first is 1; 0 is before all lines.
 pub type Position = u64;
 
+/// Random number of a feed. Positions of two generations have nothing to do with each other: the feed was made anew, or its
+/// store was restored, and a position may name another line than before. At most [`GENERATION_MAX`].
+pub type Generation = u64;
+
+/// Greatest generation: every engine has such numbers.
+pub const GENERATION_MAX: Generation = i64::MAX as u64;
+
 /// Maximum number of lines that one read returns.
 pub const LINES_MAX: usize = 1_000;
 /// Maximum number of lines without a position that [`Changes::feed`] counts.
@@ -41,6 +48,9 @@ pub trait Changes: Send + Sync {
 
     /// Waits for a line after a position. Returns `false` if there was none within `timeout`. The future may be dropped.
     async fn wait_for_change(&self, after: Position, timeout: Duration) -> Result<bool, StoreError>;
+
+    /// Gives the feed a new generation, for an operator who restored the store. Returns it.
+    async fn renew_feed(&self) -> Result<Generation, StoreError>;
 }
 
 /// Selection of lines.
@@ -79,11 +89,14 @@ pub struct ChangesPage {
     pub through: Position,
     /// Position of the last line of the feed.
     pub last: Position,
+    /// Generation of the feed.
+    pub generation: Generation,
 }
 
 impl ChangesPage {
     /// Completes the lines of a read that passed over the positions from `after` to `passed`.
-    pub fn new(lines: Vec<ChangeLine>, query: &ChangesQuery, last: Position) -> Self {
+    pub fn new(lines: Vec<ChangeLine>, query: &ChangesQuery, feed: &FeedState) -> Self {
+        let FeedState { last, generation, .. } = *feed;
         let passed = last.min(query.after.saturating_add(PASSED_MAX));
         let is_full = lines.len() >= query.lines_max();
         let through = match lines.last() {
@@ -91,7 +104,7 @@ impl ChangesPage {
             None if is_full => query.after,
             _ => passed,
         };
-        Self { lines, through, last }
+        Self { lines, through, last, generation }
     }
 }
 
@@ -234,6 +247,8 @@ pub struct FeedState {
     pub waiting: u64,
     /// Age of the oldest committed line that has no position yet; `None` if there is none.
     pub waiting_for: Option<Duration>,
+    /// Generation.
+    pub generation: Generation,
 }
 
 impl FeedState {
@@ -322,13 +337,14 @@ mod tests {
             at: Timestamp::from_millis(0),
         };
         let query = ChangesQuery { after: 5, limit: 2, ..ChangesQuery::default() };
-        let through = |lines, last| ChangesPage::new(lines, &query, last).through;
+        let feed = |last| FeedState { last, generation: 7, ..FeedState::default() };
+        let through = |lines, last| ChangesPage::new(lines, &query, &feed(last)).through;
         assert_eq!(through(vec![line(7), line(8)], 50), 8);
         assert_eq!(through(vec![line(7)], 50), 50);
         assert_eq!(through(Vec::new(), PASSED_MAX + 50), PASSED_MAX + 5);
         assert_eq!(through(Vec::new(), 5), 5);
         let none = ChangesQuery { limit: 0, ..query.clone() };
-        assert_eq!(ChangesPage::new(Vec::new(), &none, 50).through, 5, "nothing was asked for");
+        assert_eq!(ChangesPage::new(Vec::new(), &none, &feed(50)).through, 5, "nothing was asked for");
     }
 
     #[test]

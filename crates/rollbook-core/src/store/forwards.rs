@@ -10,7 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::StoreError;
-use super::changes::{ChangeLine, Position};
+use super::changes::{ChangeLine, Generation, Position};
+use super::in_hand::InHand;
 use crate::time::Timestamp;
 
 /// Maximum number of recorded changes that one call returns or changes.
@@ -63,8 +64,9 @@ pub trait Forwards: Send + Sync {
         limit: usize,
     ) -> Result<Vec<ForwardChange>, StoreError>;
 
-    /// Moves a forward for an operator, and starts it again if it stopped. The process that has the forward must take it
-    /// anew. Returns `false` if the forward never ran.
+    /// Moves a forward for an operator, and starts it again if it stopped. Its pause ends, and it belongs to no generation of
+    /// the feed until its next save. The process that has the forward must take it anew. Returns `false` if the forward never
+    /// ran.
     async fn move_forward(&self, name: &str, to: ForwardMove) -> Result<bool, StoreError>;
 
     /// Lets dead letters wait for delivery again, from now on. Returns their number. The process that has the forward must
@@ -101,6 +103,12 @@ pub struct Forward {
     pub blocked: u64,
     /// Number of dead letters.
     pub failed: u64,
+    /// Changes above the position that are open, if the position is the one with which they were saved.
+    pub in_hand: Option<InHand>,
+    /// Generation of the feed that the position belongs to; `None` before the first save, and after a move by an operator.
+    pub generation: Option<Generation>,
+    /// Time until which the receiver asked for no requests.
+    pub paused_until: Option<Timestamp>,
 }
 
 /// Stop of a forward, which lasts until an operator starts it again.
@@ -125,6 +133,12 @@ pub struct ForwardProgress {
     pub removed: Vec<Position>,
     /// Time of the save.
     pub saved_at: Timestamp,
+    /// Changes above the position that are open; `None` if none is.
+    pub in_hand: Option<InHand>,
+    /// Generation of the feed.
+    pub generation: Option<Generation>,
+    /// Time until which the receiver asked for no requests.
+    pub paused_until: Option<Timestamp>,
 }
 
 /// A recorded change.
@@ -182,9 +196,10 @@ impl fmt::Display for ForwardState {
 /// Move of a forward by an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardMove {
-    /// Goes on after this position. Recorded changes stay.
+    /// Goes on after this position. Recorded changes stay, and so does what is known of changes above the position.
     Resume(Position),
-    /// Sends everything after this position again. Recorded changes after it are removed, since they are read again.
+    /// Sends everything after this position again. Recorded changes after it are removed, since they are read again, and so
+    /// is what is known of changes above the position.
     Replay(Position),
 }
 

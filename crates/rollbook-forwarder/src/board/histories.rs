@@ -4,9 +4,21 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use rollbook_core::store::{ForwardProgress, InHand};
 
-use super::tests::{LIMITS, at, line, refused};
+use super::tests::{LIMITS as MANY, at, forward, line, refused};
 use super::*;
+
+/// Limits that random histories reach.
+const LIMITS: Limits = Limits {
+    concurrency: 4,
+    blocked_max: 3,
+    waiting_max: 9,
+    failed_max: 4,
+    fresh_max: 8,
+    fresh_of_subject_max: 2,
+    ..MANY
+};
 
 /// A step of a random history.
 #[derive(Clone, Debug)]
@@ -33,7 +45,8 @@ fn verdicts() -> impl Strategy<Value = Verdict> {
         1 => Just(refused(500)),
         1 => Just(refused(302)),
         1 => Just(Verdict::TimedOut),
-        1 => Just(Verdict::NotSent),
+        1 => Just(Verdict::Unreadable),
+        1 => Just(Verdict::Postponed),
         1 => Just(Verdict::Unreachable("down".to_owned())),
         1 => (0_u64..900).prop_map(|pause| Verdict::Refused { status: 429, pause: Some(Duration::from_secs(pause)) }),
     ]
@@ -59,9 +72,15 @@ struct World {
     now: Timestamp,
     /// Position and changes that the store has.
     position: Position,
+    in_hand: Option<InHand>,
+    paused_until: Option<Timestamp>,
     stored: BTreeMap<Position, ForwardChange>,
     sending: Vec<ChangeLine>,
     accepted: HashSet<Position>,
+    /// Changes that this process has sent and the receiver has accepted.
+    accepted_here: HashSet<Position>,
+    /// Changes that the store does not know as accepted since the last kill: they may be sent again.
+    may_repeat: HashSet<Position>,
     /// Whether the test saves wrong positions on purpose.
     is_control: bool,
     /// Greatest accepted position of each subject.
@@ -72,12 +91,16 @@ impl World {
     fn new() -> Self {
         Self {
             feed: Vec::new(),
-            board: Board::new(LIMITS, 0, 0),
+            board: Board::new(LIMITS, &forward(0, 0), at(0)),
             now: at(0),
             position: 0,
+            in_hand: None,
+            paused_until: None,
             stored: BTreeMap::new(),
             sending: Vec::new(),
             accepted: HashSet::new(),
+            accepted_here: HashSet::new(),
+            may_repeat: HashSet::new(),
             is_control: false,
             newest: HashMap::new(),
         }
@@ -95,6 +118,9 @@ impl World {
             let Some(line) = self.board.next(self.now) else { return };
             let busy = self.sending.iter().any(|other| other.subject_id == line.subject_id);
             assert!(!busy, "two changes of {} at once", line.subject_id);
+            let is_known =
+                self.accepted.contains(&line.position) && !self.may_repeat.contains(&line.position);
+            assert!(!is_known, "{} is sent again", line.position);
             self.sending.push(line);
         }
     }
@@ -104,6 +130,9 @@ impl World {
             return;
         }
         let line = self.sending.swap_remove(which % self.sending.len());
+        if *verdict == Verdict::Accepted {
+            self.accepted_here.insert(line.position);
+        }
         if *verdict == Verdict::Accepted && self.accepted.insert(line.position) {
             let newest = self.newest.entry(line.subject_id.clone()).or_default();
             assert!(*newest < line.position, "{} of {} after {newest}", line.position, line.subject_id);
@@ -125,6 +154,8 @@ impl World {
         let progress = ForwardProgress { position, ..self.board.progress(self.now) };
         assert!(progress.position >= self.position, "the position moves back");
         self.position = progress.position;
+        self.in_hand = progress.in_hand.filter(|_| !self.is_control);
+        self.paused_until = progress.paused_until;
         for position in progress.removed {
             self.stored.remove(&position);
         }
@@ -132,15 +163,39 @@ impl World {
             self.stored.insert(change.line.position, change);
         }
         self.board.saved();
+        let is_known = |position: &Position| self.is_control || self.is_saved_as_settled(*position);
+        assert!(
+            self.accepted_here.iter().all(is_known),
+            "a kill would repeat what was delivered before the save"
+        );
+        let Board { blocked, waiting, failed, .. } = self.board;
+        let Limits { blocked_max, waiting_max, failed_max, .. } = LIMITS;
+        let is_exact = blocked <= blocked_max && waiting <= waiting_max && failed <= failed_max;
+        assert!(is_exact, "{blocked} {waiting} {failed}");
+    }
+
+    fn is_saved_as_settled(&self, position: Position) -> bool {
+        let is_recorded = self.stored.get(&position).is_some_and(|of| of.state == ForwardState::Waiting);
+        let is_above = self
+            .in_hand
+            .as_ref()
+            .is_some_and(|in_hand| position <= in_hand.through && !in_hand.open.contains(&position));
+        !is_recorded && (position <= self.position || is_above)
     }
 
     fn kill(&mut self) {
         self.sending.clear();
         let failed = self.stored.values().filter(|of| of.state == ForwardState::Failed).count() as u64;
-        self.board = Board::new(LIMITS, self.position, failed);
+        let (in_hand, paused_until) = (self.in_hand.clone(), self.paused_until);
+        let known = Forward { in_hand, paused_until, ..forward(self.position, failed) };
+        self.board = Board::new(LIMITS, &known, self.now);
         for change in self.stored.values() {
-            self.board.restore(change.clone());
+            self.board.restore(change.clone(), self.now);
         }
+        // What was accepted and saved is not sent again.
+        self.accepted_here.clear();
+        self.may_repeat =
+            self.accepted.iter().copied().filter(|position| !self.is_saved_as_settled(*position)).collect();
     }
 
     fn step(&mut self, step: &Step) {
@@ -164,7 +219,9 @@ impl World {
     /// Lets the receiver accept everything until nothing is left.
     fn finish(&mut self) {
         for _ in 0..10_000 {
-            self.read(1_000);
+            if self.board.wants_more() {
+                self.read(5);
+            }
             self.save();
             self.send(1_000);
             while !self.sending.is_empty() {
@@ -172,6 +229,7 @@ impl World {
             }
             match self.board.next_at() {
                 Some(next) => self.now = self.now.max(next),
+                None if self.board.read_through() < self.feed.len() as Position => {}
                 None => break,
             }
         }

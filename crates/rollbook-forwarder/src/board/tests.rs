@@ -14,11 +14,35 @@ pub(super) const LIMITS: Limits = Limits {
         attempts_max: 3,
     },
     give_up_after: Duration::from_secs(86_400),
+    concurrency: 1_000,
     blocked_max: 1_000,
     waiting_max: 10_000,
     failed_max: 10_000,
     fresh_max: 1_000,
+    fresh_of_subject_max: 64,
 };
+
+/// A forward that the store has at this position, with so many dead letters.
+pub(super) fn forward(position: Position, failed: u64) -> Forward {
+    Forward {
+        name: "crm".to_owned(),
+        position,
+        epoch: 1,
+        is_held: true,
+        stopped: None,
+        saved_at: at(0),
+        waiting: 0,
+        blocked: 0,
+        failed,
+        in_hand: None,
+        generation: None,
+        paused_until: None,
+    }
+}
+
+fn board_at(limits: Limits, position: Position, failed: u64) -> Board {
+    Board::new(limits, &forward(position, failed), at(0))
+}
 
 pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_seconds(1_785_312_000 + seconds)
@@ -39,7 +63,7 @@ pub(super) fn line(position: Position, subject: &str) -> ChangeLine {
 }
 
 fn board(lines: &[(Position, &str)]) -> Board {
-    let mut board = Board::new(LIMITS, 0, 0);
+    let mut board = board_at(LIMITS, 0, 0);
     let through = lines.last().map_or(0, |(position, _)| *position);
     board.read(lines.iter().map(|(position, subject)| line(*position, subject)), through, at(0));
     board
@@ -66,7 +90,7 @@ fn subjects_are_sent_in_parallel_and_the_changes_of_one_in_order() {
     board.answered(&line(4, "a"), &Verdict::Accepted, at(0), 0.0);
     assert_eq!(board.position(), 2, "3 is being sent");
     board.answered(&line(3, "b"), &Verdict::Accepted, at(0), 0.0);
-    assert_eq!((board.position(), board.has_records()), (4, false));
+    assert_eq!((board.position(), board.progress(at(0)).removed.len()), (4, 0));
 }
 
 #[test]
@@ -185,9 +209,9 @@ fn a_change_that_failed_before_a_restart_is_due_at_the_first_acceptance() {
     let mut earlier = board(&[(1, "a")]);
     let sent = earlier.next(at(0)).expect("a change");
     earlier.answered(&sent, &Verdict::TimedOut, at(0), 0.0);
-    let mut board = Board::new(LIMITS, 1, 0);
+    let mut board = board_at(LIMITS, 1, 0);
     for change in earlier.progress(at(0)).recorded {
-        board.restore(change);
+        board.restore(change, at(0));
     }
     board.read([line(2, "b")], 2, at(0));
     assert_eq!(sendable(&mut board, at(0)), [2]);
@@ -198,7 +222,7 @@ fn a_change_that_failed_before_a_restart_is_due_at_the_first_acceptance() {
 #[test]
 fn too_many_blocked_subjects_changes_and_dead_letters_stop_the_reading() {
     let limits = Limits { blocked_max: 2, waiting_max: 4, failed_max: 1, fresh_max: 3, ..LIMITS };
-    let mut board = Board::new(limits, 0, 0);
+    let mut board = board_at(limits, 0, 0);
     board.read([line(1, "a"), line(2, "b")], 2, at(0));
     assert!(board.wants_more());
     board.read([line(3, "c")], 3, at(0));
@@ -209,19 +233,16 @@ fn too_many_blocked_subjects_changes_and_dead_letters_stop_the_reading() {
         board.answered(&line, &refused(500), at(0), 0.0);
     }
     assert!(!board.wants_more());
-    assert_eq!(board.full().expect("full"), "2 subjects are blocked (blocked_max)");
-    for subject in ["c", "a"] {
-        assert!(!board.wants_more());
-        let line = board.next(at(10)).expect("a change");
-        assert_eq!(line.subject_id, subject);
-        board.answered(&line, &Verdict::Accepted, at(10), 0.0);
-    }
+    assert_eq!(board.full().expect("full"), "2 blocked objects (blocked_max)");
+    let again = board.next(at(10)).expect("a retry takes its turn");
+    assert_eq!(again.subject_id, "a");
+    board.answered(&again, &Verdict::Accepted, at(10), 0.0);
     assert!(board.wants_more());
-    let many = Board::new(Limits { blocked_max: 9, ..limits }, 0, 1);
-    assert_eq!(many.full().expect("full"), "there are 1 dead letters");
-    let mut waiting = Board::new(Limits { blocked_max: 9, ..limits }, 0, 0);
+    let many = board_at(Limits { blocked_max: 9, ..limits }, 0, 1);
+    assert_eq!(many.full().expect("full"), "1 dead letter, the maximum");
+    let mut waiting = board_at(Limits { blocked_max: 9, ..limits }, 0, 0);
     waiting.read((1..=4).map(|position| line(position, "a")), 4, at(0));
     let first = waiting.next(at(0)).expect("a change");
     waiting.answered(&first, &refused(500), at(0), 0.0);
-    assert_eq!(waiting.full().expect("full"), "4 changes of blocked subjects wait");
+    assert_eq!(waiting.full().expect("full"), "4 waiting changes, the maximum");
 }

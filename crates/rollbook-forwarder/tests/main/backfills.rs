@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
-    Forwards as _, PASSED_MAX, Position, StoreError,
+    Forwards as _, Generation, PASSED_MAX, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use rollbook_forwarder::{ForwardSettings, Ports};
@@ -39,7 +39,7 @@ impl Changes for LongFeed {
         let last = self.0 + 1;
         let end = last.min(query.after + (query.lines_max() as Position).min(PASSED_MAX));
         let lines = (query.after + 1..=end).map(|position| self.line(position)).collect();
-        Ok(ChangesPage::new(lines, query, last))
+        Ok(ChangesPage::new(lines, query, &self.feed().await?))
     }
 
     async fn feed(&self) -> Result<FeedState, StoreError> {
@@ -56,6 +56,10 @@ impl Changes for LongFeed {
         }
         tokio::time::sleep(timeout).await;
         Ok(false)
+    }
+
+    async fn renew_feed(&self) -> Result<Generation, StoreError> {
+        Ok(FeedState::default().generation)
     }
 }
 

@@ -41,10 +41,22 @@ async fn the_body_is_the_change_as_the_api_shows_it_and_has_the_row_if_that_is_w
         let mut names: Vec<&str> =
             change.as_object().expect("an object").keys().map(String::as_str).collect();
         names.retain(|name| *name != "row");
+        assert_eq!(change["feed"], "0000000000000001", "the generation of the feed");
         names.sort_unstable();
         assert_eq!(
             names,
-            ["at", "cause", "changed", "event_at", "kind", "origin", "position", "resource", "subject_id"]
+            [
+                "at",
+                "cause",
+                "changed",
+                "event_at",
+                "feed",
+                "kind",
+                "origin",
+                "position",
+                "resource",
+                "subject_id"
+            ]
         );
         assert_eq!((&change["position"], &change["kind"]), (&Value::from(1), &Value::from("created")));
         assert_eq!(change.get("row").map(|row| &row["username"]), expand.then_some(&Value::from("name_1")));

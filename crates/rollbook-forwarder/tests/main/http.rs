@@ -13,7 +13,7 @@ use rollbook_testkit::process::until;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{NAME, Stage, settings};
+use crate::stage::{NAME, ROW_BYTES_MAX, Stage, settings};
 
 /// Sends one change to a server, until the server has received so many requests and the forward shows a state.
 async fn send(server: &HookServer, secrets: &str, requests: usize, is_over: fn(u64, u64, bool) -> bool) {
@@ -29,7 +29,8 @@ async fn send(server: &HookServer, secrets: &str, requests: usize, is_over: fn(u
     (settings.retry.backoff, settings.retry.backoff_max) =
         (Duration::from_millis(20), Duration::from_millis(40));
     let ports = rollbook_forwarder::Ports { clock, ..stage.ports() };
-    let forwarder = Forwarder::new(ports, vec![(settings, receiver)], &Registry::new()).expect("metrics");
+    let forwarder =
+        Forwarder::new(ports, vec![(settings, receiver)], ROW_BYTES_MAX, &Registry::new()).expect("metrics");
     let (mut running, stop) = (JoinSet::new(), CancellationToken::new());
     running.spawn(forwarder.run(stop.clone()));
     until("it has begun", || async { stage.find().await.is_some() }).await;
@@ -98,4 +99,39 @@ async fn an_answer_410_stops_the_forward() {
     let server = server(|_| HookAnswer::Status(410, Vec::new()));
     send(&server, crate::stage::SECRET, 1, |position, _, is_stopped| position == 0 && is_stopped).await;
     assert_eq!(server.received().len(), 1);
+}
+
+#[tokio::test]
+async fn the_status_decides_however_long_the_body_takes() {
+    let server = server(|_| HookAnswer::Endless(200));
+    send(&server, crate::stage::SECRET, 1, |position, waiting, _| position == 1 && waiting == 0).await;
+    assert_eq!(server.received().len(), 1, "the body is no reason to send it again");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_closes_each_connection_after_its_answer_is_not_unreachable() {
+    let server = HookServer::start(|_| HookAnswer::LastStatus(200));
+    let clock = Arc::new(WallClock);
+    let url = ForwardUrl::parse(&server.url("/")).expect("a URL");
+    let receiver = HttpReceiver::new(url, clock);
+    for number in 0..200 {
+        let push = rollbook_forwarder::Push {
+            id: format!("chg_{number}"),
+            timestamp: "1785312000".to_owned(),
+            signature: "v1,none".to_owned(),
+            body: "{}".into(),
+        };
+        let verdict = receiver.receive(push, Duration::from_secs(10)).await;
+        assert_eq!(verdict, rollbook_forwarder::Verdict::Accepted, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_before_the_answer_is_replaced_and_the_request_repeated_once() {
+    let breaking =
+        server(|count| if count == 0 { HookAnswer::Close } else { HookAnswer::Status(200, Vec::new()) });
+    send(&breaking, crate::stage::SECRET, 2, |position, waiting, _| position == 1 && waiting == 0).await;
+    let ids: Vec<_> =
+        breaking.received().iter().map(|of| of.header("webhook-id").map(str::to_owned)).collect();
+    assert_eq!(ids, [Some("chg_1".to_owned()), Some("chg_1".to_owned())]);
 }

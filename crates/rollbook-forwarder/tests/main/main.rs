@@ -5,9 +5,13 @@
 
 mod backfills;
 mod delivering;
+mod faults;
+mod generations;
+mod hanging;
 mod http;
 mod kills;
 mod operating;
 mod outages;
+mod rows;
 mod signatures;
 mod stage;

@@ -9,7 +9,7 @@ use rollbook_core::store::{
 };
 use rollbook_core::time::{Clock as _, Timestamp};
 use rollbook_forwarder::Verdict;
-use rollbook_operator::forwards::{ForwardError, replay, resume};
+use rollbook_operator::forwards::{ForwardError, Resumed, replay, resume};
 
 use crate::stage::{NAME, Stage, refused, settings, until};
 
@@ -77,14 +77,16 @@ async fn a_replay_sends_again_from_its_position_while_the_process_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replay_from_behind_the_position_is_refused_since_changes_would_never_be_sent() {
+async fn a_replay_from_ahead_of_the_position_is_refused_since_changes_would_never_be_sent() {
     let stage = Stage::accepting();
     stage.begin(settings()).await.stop().await;
     stage.write(&["user_1", "user_2", "user_3"]).await;
-    let replay = |from| replay(&*stage.store, &*stage.store, NAME, from);
-    let refused = replay(2).await.expect_err("1 would never be sent");
-    assert!(matches!(refused, ForwardError::Ahead { position: 0, from: 2 }), "{refused}");
-    assert_eq!(replay(1).await.expect("it is at the position"), 0);
+    let replay = |after| replay(&*stage.store, &*stage.store, NAME, after);
+    let refused = replay(1).await.expect_err("1 would never be sent");
+    assert!(matches!(refused, ForwardError::Ahead { position: 0, after: 1 }), "{refused}");
+    let refused = replay(4).await.expect_err("the feed has 3 changes");
+    assert!(matches!(refused, ForwardError::Position { removed_through: 0, last: 3 }), "{refused}");
+    assert_eq!(replay(0).await.expect("it is at the position"), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,8 +100,8 @@ async fn a_forward_that_is_resumed_at_an_older_feed_forgets_the_changes_that_the
     running.stop().await;
     // The same records, and a feed that has neither of the two changes yet.
     let restored = Stage::accepting();
-    let (before, after) = resume(&*stage.store, &*restored.store, NAME).await.expect("it is resumed");
-    assert_eq!((before, after), (2, 0));
+    let resumed = resume(&*stage.store, &*restored.store, NAME).await.expect("it is resumed");
+    assert_eq!(resumed, Resumed { before: 2, position: 0, is_other_feed: false });
     let waiting = stage.store.forward_changes(NAME, ForwardState::Waiting, 0, 10).await;
     assert_eq!(waiting, Ok(Vec::new()));
 }

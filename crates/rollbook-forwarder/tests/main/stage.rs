@@ -17,11 +17,12 @@ use rollbook_testkit::events::{START, change_of, event, user};
 use rollbook_testkit::memory::store::MemoryStore;
 use serde_json::Value;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 pub(crate) const NAME: &str = "crm";
+pub(crate) const ROW_BYTES_MAX: usize = 1 << 20;
 
 /// Clock of tokio's paused time.
 pub(crate) struct PausedClock(Instant);
@@ -78,7 +79,7 @@ impl Drop for Open<'_> {
 
 #[async_trait]
 impl Receiver for Scripted {
-    async fn receive(&self, push: Push) -> Verdict {
+    async fn receive(&self, push: Push, limit: Duration) -> Verdict {
         let change: Value = serde_json::from_slice(&push.body).expect("JSON");
         let subject = change["subject_id"].as_str().expect("an id").to_owned();
         let before = locked(&self.open).insert(subject.clone(), 1);
@@ -90,7 +91,9 @@ impl Receiver for Scripted {
             *most = (*most).max(now_open);
         }
         let (delay, verdict) = (self.script)(&subject, self.began_at.elapsed());
-        sleep(delay).await;
+        if timeout(limit, sleep(delay)).await.is_err() {
+            return Verdict::TimedOut;
+        }
         drop(open);
         let at = self.began_at.elapsed();
         locked(&self.got).push(Got { at, id: push.id, subject, change, verdict: verdict.clone() });
@@ -195,6 +198,11 @@ impl Stage {
         change_of(&format!("msg_{writes}"), &event("user.updated", at, &data))
     }
 
+    /// Time since the receiver began.
+    pub(crate) fn began(&self) -> Duration {
+        self.receiver.began_at.elapsed()
+    }
+
     pub(crate) fn ports(&self) -> Ports {
         Ports {
             changes: self.store.clone(),
@@ -249,8 +257,8 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn new(ports: Ports, settings: ForwardSettings, receiver: Arc<dyn Receiver>) -> Self {
         let registry = Registry::new();
-        let forwarder =
-            Forwarder::new(ports, vec![(settings, receiver)], &registry).expect("metrics register");
+        let forwarder = Forwarder::new(ports, vec![(settings, receiver)], ROW_BYTES_MAX, &registry)
+            .expect("metrics register");
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(forwarder.run(stop.clone()));
         Self { tasks, stop, registry }

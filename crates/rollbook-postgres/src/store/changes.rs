@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
-    PASSED_MAX, Position, StoreError, WAITING_COUNTED_MAX,
+    GENERATION_MAX, Generation, PASSED_MAX, Position, StoreError, WAITING_COUNTED_MAX,
 };
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
@@ -23,7 +23,7 @@ use crate::types::{Sql, Time, span};
 /// resources, kinds, limit).
 fn page(schema: &str) -> Sql {
     format!(
-        r#"SELECT state.last_position, state.removed_through, line.position, line.resource, line.subject_id, line.kind,
+        r#"SELECT state.last_position, state.removed_through, state.generation, state.tableoid::int8, line.position, line.resource, line.subject_id, line.kind,
                   line.changed, line.origin, line.cause, line.event_at, line.at
            FROM "{schema}".changes_state AS state
            LEFT JOIN LATERAL (SELECT * FROM "{schema}".changes
@@ -41,7 +41,8 @@ fn state(schema: &str) -> Sql {
         r#"SELECT last_position, removed_through, (SELECT count(*) FROM ({triggers}) AS found),
                   (SELECT (extract(epoch FROM clock_timestamp() - noted_at) * 1000)::int8
                    FROM "{schema}".changes_pending ORDER BY number LIMIT 1),
-                  (SELECT count(*) FROM (SELECT FROM "{schema}".changes_pending LIMIT {WAITING_COUNTED_MAX}) AS waiting)
+                  (SELECT count(*) FROM (SELECT FROM "{schema}".changes_pending LIMIT {WAITING_COUNTED_MAX}) AS waiting),
+                  generation, tableoid::int8
            FROM "{schema}".changes_state"#,
         triggers = triggers_of(schema),
     )
@@ -87,12 +88,20 @@ pub(super) fn bound(position: Position) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 
+/// Reads the generation of the feed, from two columns. The number of the table is part of it: a dump that is restored makes
+/// the table anew.
+fn generation(row: &PgRow, column: usize) -> sqlx::Result<Generation> {
+    let stored = row.try_get::<i64, _>(column)?.unsigned_abs();
+    let table = row.try_get::<i64, _>(column + 1)?.unsigned_abs();
+    Ok((stored ^ table.wrapping_mul(0x9e37_79b9_7f4a_7c15)) & GENERATION_MAX)
+}
+
 /// Reads a line from the columns after the state; `None` where the page is empty.
 fn line(row: &PgRow) -> sqlx::Result<Option<ChangeLine>> {
-    if row.try_get::<Option<i64>, _>(2)?.is_none() {
+    if row.try_get::<Option<i64>, _>(4)?.is_none() {
         return Ok(None);
     }
-    line_at(row, 2).map(Some)
+    line_at(row, 4).map(Some)
 }
 
 /// Reads a line from the columns from this one on.
@@ -110,7 +119,7 @@ pub(super) fn line_at(row: &PgRow, first: usize) -> sqlx::Result<ChangeLine> {
     })
 }
 
-/// Runs one SELECT.
+/// Runs one statement.
 struct Select {
     sql: Sql,
     values: Values,
@@ -148,6 +157,7 @@ impl Work for Page<'_> {
         let state = FeedState {
             last: position(first, 0)?,
             removed_through: position(first, 1)?,
+            generation: generation(first, 2)?,
             ..FeedState::default()
         };
         let lines = rows.iter().filter_map(|row| line(row).transpose()).collect::<sqlx::Result<_>>()?;
@@ -161,7 +171,7 @@ impl Changes for PostgresStore {
         let page = Page { sql: page(&self.schema), query };
         let (state, lines) = self.database.run(&page).await.map_err(StoreError::from)?;
         state.check(query.after)?;
-        Ok(ChangesPage::new(lines, query, state.last))
+        Ok(ChangesPage::new(lines, query, &state))
     }
 
     async fn feed(&self) -> Result<FeedState, StoreError> {
@@ -173,6 +183,7 @@ impl Changes for PostgresStore {
                 is_on: usize::try_from(row.try_get::<i64, _>(2)?).is_ok_and(|count| count == COUNT),
                 waiting: position(row, 4)?,
                 waiting_for: waiting.map(span),
+                generation: generation(row, 5)?,
             })
         };
         let state = self.database.select(&state(&self.schema), None, None, read).await?;
@@ -199,6 +210,20 @@ impl Changes for PostgresStore {
         self.bell.set(last);
         // The bell is never dropped while the store is there.
         Ok(timeout_at(deadline, waiter.wait_for(|last| *last > after)).await.is_ok_and(|found| found.is_ok()))
+    }
+
+    async fn renew_feed(&self) -> Result<Generation, StoreError> {
+        let sql = format!(
+            r#"UPDATE "{}".changes_state SET generation = floor(random() * 9223372036854774784)::bigint
+               RETURNING generation, tableoid::int8"#,
+            self.schema
+        );
+        let update = Select { sql: sql.into(), values: Values::default() };
+        let rows = self.database.run(&update).await?;
+        match rows.first().map(|row| generation(row, 0)) {
+            Some(Ok(generation)) => Ok(generation),
+            _ => Err(no_state()),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     FORWARD_CHANGES_MAX, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, ForwardStop,
-    Forwards, LOCK_MAX, Position, StoreError,
+    Forwards, InHand, LOCK_MAX, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
@@ -22,7 +22,9 @@ use crate::types::{Sql, Time};
 fn forward_sql(schema: &str) -> String {
     format!(
         r#"SELECT forward.name, forward.position, forward.epoch, coalesce(forward.held_until > clock_timestamp(), false),
-                  forward.stopped_at, forward.stop_reason, forward.saved_at, counted.*
+                  forward.stopped_at, forward.stop_reason, forward.saved_at, counted.*,
+                  CASE WHEN forward.in_hand_at = forward.position THEN forward.in_hand END, forward.generation,
+                  forward.paused_until
            FROM "{schema}".forwards AS forward
            CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE state = 'waiting'),
                                       count(DISTINCT (resource, subject_id)) FILTER (WHERE state = 'waiting'),
@@ -44,12 +46,13 @@ fn take_sql(schema: &str) -> String {
     )
 }
 
-/// Saves the position: (name, epoch, position, time, milliseconds, time of the stop, reason).
+/// Saves the position: (name, epoch, position, time, milliseconds, time of the stop, reason, open changes, generation, pause).
 fn save_sql(schema: &str) -> String {
     format!(
         r#"UPDATE "{schema}".forwards
            SET position = $3, saved_at = $4, held_until = clock_timestamp() + $5::int8 * interval '1 millisecond',
-               stopped_at = coalesce($6::timestamptz, stopped_at), stop_reason = coalesce($7::text, stop_reason)
+               stopped_at = coalesce($6::timestamptz, stopped_at), stop_reason = coalesce($7::text, stop_reason),
+               in_hand_at = $3, in_hand = $8, generation = $9, paused_until = $10
            WHERE name = $1 AND epoch = $2 RETURNING true"#
     )
 }
@@ -113,6 +116,9 @@ fn forward(row: &PgRow) -> sqlx::Result<Forward> {
         waiting: count(7)?,
         blocked: count(8)?,
         failed: count(9)?,
+        in_hand: row.try_get::<Option<&str>, _>(10)?.and_then(InHand::parse),
+        generation: row.try_get::<Option<i64>, _>(11)?.map(i64::unsigned_abs),
+        paused_until: row.try_get::<Option<Time>, _>(12)?.map(|Time(at)| at),
     })
 }
 
@@ -187,7 +193,10 @@ impl Work for Save<'_> {
             .with(Time(progress.saved_at))
             .with(millis(self.hold_for))
             .with(stopped.map(|stop| Time(stop.at)))
-            .with(stopped.map(|stop| stop.reason.as_str()));
+            .with(stopped.map(|stop| stop.reason.as_str()))
+            .with(progress.in_hand.as_ref().map(InHand::encode))
+            .with(progress.generation.map(bound))
+            .with(progress.paused_until.map(Time));
         if session.fetch(&save_sql(schema).into(), values.arguments()?).await?.is_empty() {
             return Ok(false);
         }
@@ -330,8 +339,14 @@ impl Forwards for PostgresStore {
 
     async fn move_forward(&self, name: &str, to: ForwardMove) -> Result<bool, StoreError> {
         let schema = &self.schema;
+        let known = match to {
+            ForwardMove::Resume(_) => "CASE WHEN in_hand_at = position THEN $2 END",
+            ForwardMove::Replay(_) => "NULL",
+        };
         let first = format!(
-            r#"UPDATE "{schema}".forwards SET epoch = epoch + 1, position = $2, stopped_at = NULL, stop_reason = NULL
+            r#"UPDATE "{schema}".forwards
+               SET epoch = epoch + 1, position = $2, in_hand_at = {known}, stopped_at = NULL, stop_reason = NULL,
+                   generation = NULL, paused_until = NULL
                WHERE name = $1 RETURNING true"#
         );
         let values = || Values::default().with(name).with(bound(to.position()));

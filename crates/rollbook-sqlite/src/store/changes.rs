@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
-    PASSED_MAX, Position, RetentionLimits, StoreError,
+    Generation, PASSED_MAX, Position, RetentionLimits, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use rusqlite::types::Type;
@@ -21,11 +21,12 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Returns the state of the feed.
 pub(super) fn state(connection: &Connection) -> rusqlite::Result<FeedState> {
-    let sql = "SELECT removed_through, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0)
+    let sql = "SELECT removed_through, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0), generation
                FROM changes_state";
     let mut statement = connection.prepare_cached(sql)?;
     statement.query_row([], |row| {
-        Ok(FeedState { removed_through: row.get(0)?, last: row.get(1)?, ..FeedState::default() })
+        let (removed_through, last, generation) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(FeedState { removed_through, last, generation, ..FeedState::default() })
     })
 }
 
@@ -135,7 +136,7 @@ impl Changes for SqliteStore {
             self.looks().await.map_err(StoreError::from)?.read(move |connection| page(connection, &asked));
         let (state, lines) = read.await.map_err(StoreError::from)?;
         state.check(query.after)?;
-        Ok(ChangesPage::new(lines, query, state.last))
+        Ok(ChangesPage::new(lines, query, &state))
     }
 
     async fn feed(&self) -> Result<FeedState, StoreError> {
@@ -164,6 +165,15 @@ impl Changes for SqliteStore {
             // The sender is a part of the store.
             _ = timeout_at(deadline.min(now + POLL), written.changed()).await;
         }
+    }
+
+    async fn renew_feed(&self) -> Result<Generation, StoreError> {
+        let renew = |connection: &Connection| {
+            let sql = "UPDATE changes_state SET generation = random() & 9223372036854775807";
+            connection.prepare_cached(sql)?.execute([])?;
+            Ok(state(connection)?.generation)
+        };
+        Ok(self.database.run(renew).await?)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     FORWARD_CHANGES_MAX, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, ForwardStop,
-    Forwards, LOCK_MAX, Position, StoreError,
+    Forwards, InHand, LOCK_MAX, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use rusqlite::types::Type;
@@ -22,7 +22,8 @@ const FORWARD: &str =
         (SELECT count(*) FROM forward_changes AS change WHERE change.forward = name AND state = 'waiting'),
         (SELECT count(*) FROM (SELECT DISTINCT resource, subject_id FROM forward_changes AS change
                                WHERE change.forward = name AND state = 'waiting')),
-        (SELECT count(*) FROM forward_changes AS change WHERE change.forward = name AND state = 'failed')
+        (SELECT count(*) FROM forward_changes AS change WHERE change.forward = name AND state = 'failed'),
+        CASE WHEN in_hand_at = position THEN in_hand END, generation, paused_until
     FROM forwards";
 
 /// Records changes, in the order of the columns that `line` reads.
@@ -58,6 +59,9 @@ fn forward(row: &Row<'_>) -> rusqlite::Result<Forward> {
         waiting: row.get(7)?,
         blocked: row.get(8)?,
         failed: row.get(9)?,
+        in_hand: row.get::<_, Option<String>>(10)?.as_deref().and_then(InHand::parse),
+        generation: row.get(11)?,
+        paused_until: optional_time(row, 12)?,
     })
 }
 
@@ -113,7 +117,8 @@ fn save(
     progress: &ForwardProgress,
 ) -> rusqlite::Result<bool> {
     let sql = "UPDATE forwards SET position = ?3, saved_at = ?4, held_until = ?5,
-                   stopped_at = coalesce(?6, stopped_at), stop_reason = coalesce(?7, stop_reason)
+                   stopped_at = coalesce(?6, stopped_at), stop_reason = coalesce(?7, stop_reason),
+                   in_hand_at = ?3, in_hand = ?8, generation = ?9, paused_until = ?10
                WHERE name = ?1 AND epoch = ?2";
     let stopped = progress.stopped.as_ref();
     let saved = connection.prepare_cached(sql)?.execute(params![
@@ -124,6 +129,9 @@ fn save(
         held_until.to_string(),
         stopped.map(|stop| stop.at.to_string()),
         stopped.map(|stop| &stop.reason),
+        progress.in_hand.as_ref().map(InHand::encode),
+        progress.generation.map(bound),
+        progress.paused_until.map(|until| until.to_string()),
     ])?;
     if saved == 0 {
         return Ok(false);
@@ -146,8 +154,12 @@ fn move_to(connection: &Connection, name: &str, to: ForwardMove) -> rusqlite::Re
         return Ok(false);
     }
     let position = bound(to.position());
-    let sql = "UPDATE forwards SET position = ?2, stopped_at = NULL, stop_reason = NULL WHERE name = ?1";
-    connection.prepare_cached(sql)?.execute((name, position))?;
+    let is_resume = matches!(to, ForwardMove::Resume(_));
+    let sql =
+        "UPDATE forwards SET position = ?2, in_hand_at = CASE WHEN ?3 AND in_hand_at = position THEN ?2 END,
+                   stopped_at = NULL, stop_reason = NULL, generation = NULL, paused_until = NULL
+               WHERE name = ?1";
+    connection.prepare_cached(sql)?.execute((name, position, is_resume))?;
     if let ForwardMove::Replay(_) = to {
         let sql = "DELETE FROM forward_changes WHERE forward = ?1 AND position > ?2";
         connection.prepare_cached(sql)?.execute((name, position))?;

@@ -13,6 +13,7 @@
 //! * The change feed (`feed`): applying with it against applying without it, on both engines; lines through the
 //!   sequencer; the time from a commit to the bell and to a stream of the API at 1,000 changes a second; pages at the end
 //!   of a million kept lines.
+//! * A forward (`forward`): changes that one forward pushes to a local server, against bare requests to it.
 //! * Large tables (`large`, only by name): applying to 2 M users and 4 M ledger entries on both engines, against raw
 //!   upserts into the same tables.
 //! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
@@ -23,6 +24,7 @@ mod apply;
 mod cpu;
 mod disk;
 mod distributed;
+mod forward;
 mod hammer;
 mod large;
 mod latency;
@@ -51,7 +53,7 @@ const FULL: Scale = Scale { turns: 5, divisor: 1 };
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
 /// The parts that can be asked for by name, in their order; without a name all of them.
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 12] = [
     "acks",
     "latency",
     "apply",
@@ -61,6 +63,7 @@ const PARTS: [&str; 11] = [
     "path",
     "backlog",
     "feed",
+    "forward",
     "reconcile",
     "webhooks",
 ];
@@ -118,6 +121,7 @@ async fn measure(part: &str, scale: Scale, report: &mut Report) {
             apply::measure_feed(scale, report).await;
             distributed::feed::measure(scale, report).await;
         }
+        "forward" => forward::measure(scale, report).await,
         "reconcile" => reconcile::measure(scale, report).await,
         "webhooks" => reconcile::measure_webhooks(scale, report).await,
         _ => unreachable!("only parts of the list are measured"),

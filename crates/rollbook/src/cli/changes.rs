@@ -8,6 +8,7 @@ use rollbook_core::store::ChangeKind;
 use super::Output;
 use super::dead_letters::{Since, since};
 use super::forwards::{Failed, FailedOf, OneForward, Replay};
+use crate::arguments;
 
 #[derive(Subcommand)]
 pub(crate) enum ChangesCommand {
@@ -33,15 +34,21 @@ pub(crate) enum ChangesCommand {
     },
     /// Shows each forward: what it does, its position, what waits, and its dead letters
     #[command(
-        after_help = "Example:\n  rollbook changes status\n\nExit code 1: a configured forward stopped."
+        after_help = "Examples:\n  rollbook changes status\n  rollbook changes status crm --output json\n\n\
+                            Exit code 1: a configured forward stopped."
     )]
     Status {
+        /// NAME of a [forward.NAME]; without it all forwards
+        #[arg(value_name = "FORWARD", value_parser = arguments::name)]
+        forward: Option<String>,
         /// Prints for people or for programs
         #[arg(long, value_enum, default_value = "text")]
         output: Output,
     },
-    /// Lists dead letters of forwards: changes that the receiver did not accept
-    #[command(after_help = "Example:\n  rollbook changes failed crm --output json")]
+    /// Lists dead letters of forwards: changes that the receiver did not accept. With --waiting, those that are tried again
+    #[command(
+        after_help = "Examples:\n  rollbook changes failed crm --output json\n  rollbook changes failed crm --waiting"
+    )]
     Failed(Failed),
     /// Sends dead letters of a forward again
     #[command(after_help = "Examples:\n  rollbook changes redrive crm --position 4211\n  \
@@ -51,13 +58,24 @@ pub(crate) enum ChangesCommand {
     /// Removes dead letters of a forward
     #[command(after_help = "Example:\n  rollbook changes discard crm --position 4211")]
     Discard(FailedOf),
-    /// Sends every change from a position on again, with the same ids
-    #[command(after_help = "Example:\n  rollbook changes replay crm --from 4211\n\n\
-                            Also starts a forward that stopped. A position behind the current one skips what is between.")]
+    /// Sends every change after a position again, with the same ids
+    #[command(after_help = "Example:\n  rollbook changes replay crm --after 4210\n\n\
+                            Also starts a forward that stopped. A position ahead of the forward's is refused: changes would never\n\
+                            be sent.")]
     Replay(Replay),
     /// Starts a forward that stopped: it goes on where it was
     #[command(after_help = "Example:\n  rollbook changes resume crm")]
     Resume(OneForward),
+    /// Gives the feed a new generation, after its store was restored: forwards stop, and readers that name theirs get an error
+    #[command(after_help = "Example:\n  rollbook changes renew\n\n\
+                            A restored store gives later changes positions that receivers may know. Each forward stops with this\n\
+                            reason; start it again when its receiver has forgotten them: rollbook changes resume. A store on\n\
+                            Postgres that was restored from a dump has a new generation already.")]
+    Renew {
+        /// Prints for people or for programs
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
 }
 
 /// Selection of changes.

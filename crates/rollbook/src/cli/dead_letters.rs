@@ -106,7 +106,7 @@ impl Since {
 }
 
 pub(super) fn since(text: &str) -> Result<Since, String> {
-    if let Some(moment) = Timestamp::parse(text) {
+    if let Some(moment) = Timestamp::parse_rfc_3339(text) {
         return Ok(Since::Moment(moment));
     }
     let refusal = "write a moment such as 2026-07-29T08:00:00Z, or how long ago such as 30m or 2h";
@@ -121,6 +121,8 @@ mod tests {
     fn since_is_a_moment_or_a_span() {
         assert!(matches!(since("2026-07-29T08:00:00Z"), Ok(Since::Moment(_))));
         assert!(matches!(since("2h"), Ok(Since::Ago(span)) if span.as_secs() == 7200));
-        assert!(since("yesterday").is_err());
+        for text in ["yesterday", "2026-07-29T08:00:00+25:00", "9999-12-31T23:59:59Z"] {
+            assert!(since(text).is_err(), "{text}");
+        }
     }
 }

@@ -20,9 +20,9 @@ pub(crate) struct OneForward {
 pub(crate) struct Replay {
     #[command(flatten)]
     pub(crate) of: OneForward,
-    /// Position of the first change to send again
-    #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) from: u64,
+    /// Sends every change after this position; 0 for all
+    #[arg(long, value_name = "POSITION")]
+    pub(crate) after: u64,
 }
 
 #[derive(Args)]
@@ -30,6 +30,9 @@ pub(crate) struct Failed {
     /// NAME of a [forward.NAME]; without it all forwards
     #[arg(value_name = "FORWARD", value_parser = arguments::name)]
     pub(crate) forward: Option<String>,
+    /// Lists changes that wait for their next attempt, or behind such a change, instead
+    #[arg(long)]
+    pub(crate) waiting: bool,
     /// At most so many of each forward
     #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) limit: u32,
@@ -44,7 +47,7 @@ pub(crate) struct FailedOf {
     #[command(flatten)]
     pub(crate) of: OneForward,
     /// The dead letter at this position; may be given several times
-    #[arg(long, value_name = "POSITION", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(long, value_name = "POSITION", conflicts_with = "all")]
     pub(crate) position: Vec<u64>,
     /// All dead letters of the forward
     #[arg(long)]

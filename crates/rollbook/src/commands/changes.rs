@@ -10,7 +10,7 @@ use rollbook_core::store::{
     StoreError,
 };
 use rollbook_core::time::Clock;
-use rollbook_operator::changes::ChangeView;
+use rollbook_operator::changes::{ChangeView, generation_name};
 use rollbook_operator::forwards::OfDeadLetters;
 use serde_json::json;
 
@@ -39,7 +39,9 @@ pub(crate) fn run(config: &Config, command: ChangesCommand) -> anyhow::Result<()
         match command {
             ChangesCommand::List { which, limit } => list(&*store, &which, limit, &*clock).await,
             ChangesCommand::Tail { which } => tail(&*store, &which, &*clock).await,
-            ChangesCommand::Status { output } => forwards::status(config, &*store, output).await,
+            ChangesCommand::Status { forward, output } => {
+                forwards::status(config, &*store, &*clock, forward.as_deref(), output).await
+            }
             ChangesCommand::Failed(arguments) => forwards::failed(&*store, arguments).await,
             ChangesCommand::Redrive(arguments) => {
                 forwards::change(&*store, &*clock, arguments, OfDeadLetters::Redrive).await
@@ -49,8 +51,22 @@ pub(crate) fn run(config: &Config, command: ChangesCommand) -> anyhow::Result<()
             }
             ChangesCommand::Replay(arguments) => forwards::replay(&*store, arguments).await,
             ChangesCommand::Resume(arguments) => forwards::resume(&*store, &arguments).await,
+            ChangesCommand::Renew { output } => renew(&*store, output).await,
         }
     })
+}
+
+/// Gives the feed a new generation.
+async fn renew(store: &dyn FullStore, output: Output) -> anyhow::Result<()> {
+    let feed = generation_name(store.renew_feed().await?);
+    let printed = match output {
+        Output::Json => print_json(&json!({ "feed": feed })),
+        Output::Text => print(&format!(
+            "the feed has a new generation: {feed}. Forwards stop within seconds; start each when its receiver has forgotten \
+             the ids of later changes: rollbook changes resume"
+        )),
+    };
+    Ok(printed?)
 }
 
 /// Returns the query of the arguments. Without a beginning, it begins this many lines before the end.

@@ -1,20 +1,32 @@
 //! `changes status`, `failed`, `redrive`, `discard`, `replay`, `resume`: the forwards of the change feed.
 
 use anyhow::bail;
-use rollbook_core::store::FullStore;
-use rollbook_core::time::Clock;
-use rollbook_operator::forwards::{self, FailedChange, ForwardView, OfDeadLetters};
-use rollbook_operator::words::thousands;
+use rollbook_core::store::{ForwardState, FullStore};
+use rollbook_core::time::{Clock, Timestamp};
+use rollbook_operator::forwards::{self, ForwardView, OfDeadLetters, RecordedChange, Resumed};
+use rollbook_operator::words::many;
 use serde_json::json;
 
 use crate::cli::{Failed, FailedOf, OneForward, Output, Replay};
-use crate::config::Config;
+use crate::config::{Config, Problems};
 use crate::forwards::names;
 use crate::output::{Table, harmless, print, print_json};
 
-/// Prints the state of each forward. Exit code 1 if one stopped.
-pub(super) async fn status(config: &Config, store: &dyn FullStore, output: Output) -> anyhow::Result<()> {
-    let all = forwards::status(store, store, &names(config)).await?;
+/// Prints the state of each forward, or of one. Exit code 1 if one stopped.
+pub(super) async fn status(
+    config: &Config,
+    store: &dyn FullStore,
+    clock: &dyn Clock,
+    name: Option<&str>,
+    output: Output,
+) -> anyhow::Result<()> {
+    let mut all = forwards::status(store, store, &names(config), clock.now()).await?;
+    if let Some(name) = name {
+        if all.iter().all(|view| view.forward != name) {
+            forwards::find(store, name).await?;
+        }
+        all.retain(|view| view.forward == name);
+    }
     match output {
         Output::Json => print_json(&all)?,
         Output::Text if all.is_empty() => {
@@ -45,11 +57,6 @@ pub(super) async fn status(config: &Config, store: &dyn FullStore, output: Outpu
 }
 
 fn cells(view: &ForwardView) -> [String; 9] {
-    let remark = match &view.stop_reason {
-        Some(reason) => harmless(reason),
-        None if !view.is_configured => "not in this configuration".to_owned(),
-        None => "-".to_owned(),
-    };
     [
         view.forward.clone(),
         view.state.as_str().to_owned(),
@@ -59,51 +66,88 @@ fn cells(view: &ForwardView) -> [String; 9] {
         view.waiting_changes.to_string(),
         view.dead_letters.to_string(),
         view.saved_at.map_or_else(|| "-".to_owned(), |at| at.to_string()),
-        remark,
+        remark(view),
     ]
 }
 
-/// Lists dead letters.
-pub(super) async fn failed(store: &dyn FullStore, arguments: Failed) -> anyhow::Result<()> {
-    let limit = arguments.limit as usize;
-    let listed = forwards::failed(store, arguments.forward.as_deref(), limit).await?;
-    match arguments.output {
-        Output::Json => print_json(&listed)?,
-        Output::Text if listed.is_empty() => print("there are no dead letters")?,
-        Output::Text => {
-            let mut table = Table::new(&[
-                "forward",
-                "position",
-                "at",
-                "resource",
-                "id",
-                "kind",
-                "tries",
-                "failed at",
-                "reason",
-            ]);
-            for letter in &listed {
-                table.row(failed_cells(letter));
-            }
-            let more = if listed.len() >= limit { "\nthere may be more: raise --limit" } else { "" };
-            print(&format!("{table}{more}"))?;
-        }
-    }
-    Ok(())
+/// What needs attention, or explains why changes wait.
+fn remark(view: &ForwardView) -> String {
+    let failing = view.last_error.as_deref().map(|reason| {
+        let next = view.next_try_at.map_or_else(String::new, |at| format!(", next at {at}"));
+        format!("{} ({}{next})", harmless(reason), many(view.tries.into(), "try"))
+    });
+    let remarks = [
+        view.stop_reason.as_deref().map(harmless),
+        (!view.is_configured).then(|| "not in this configuration".to_owned()),
+        view.full.as_ref().map(|full| format!("reads no more: {full}")),
+        view.paused_until.map(|until| format!("the receiver asked for no requests until {until}")),
+        failing,
+    ];
+    let remarks: Vec<String> = remarks.into_iter().flatten().collect();
+    if remarks.is_empty() { "-".to_owned() } else { remarks.join("; ") }
 }
 
-fn failed_cells(letter: &FailedChange) -> [String; 9] {
-    let change = &letter.change;
+/// Lists dead letters, or changes that wait.
+pub(super) async fn failed(store: &dyn FullStore, arguments: Failed) -> anyhow::Result<()> {
+    let limit = arguments.limit as usize;
+    let state = if arguments.waiting { ForwardState::Waiting } else { ForwardState::Failed };
+    let name = arguments.forward.as_deref();
+    let listed = forwards::recorded(store, name, state, limit).await?;
+    if let Output::Json = arguments.output {
+        return Ok(print_json(&listed)?);
+    }
+    let what = if arguments.waiting { "changes that wait" } else { "dead letters" };
+    let mut text = format!("there are no {what}");
+    if !listed.is_empty() {
+        let mut table = Table::new(&[
+            "forward",
+            "position",
+            "at",
+            "resource",
+            "id",
+            "kind",
+            "tries",
+            "failed at",
+            "next at",
+            "reason",
+        ]);
+        for change in &listed {
+            table.row(recorded_cells(change));
+        }
+        text = table.to_string();
+        if listed.len() >= limit {
+            text += "\nthere may be more: raise --limit";
+        }
+    }
+    let all = store.forwards().await?;
+    let waiting: u64 =
+        all.iter().filter(|of| name.is_none_or(|name| name == of.name)).map(|of| of.waiting).sum();
+    if waiting > 0 && !arguments.waiting {
+        text += &format!("\n{} for another attempt: --waiting", many_wait(waiting));
+    }
+    Ok(print(&text)?)
+}
+
+/// `1 change waits`, `3 changes wait`.
+fn many_wait(number: u64) -> String {
+    let verb = if number == 1 { "waits" } else { "wait" };
+    format!("{} {verb}", many(number, "change"))
+}
+
+fn recorded_cells(recorded: &RecordedChange) -> [String; 10] {
+    let change = &recorded.change;
+    let time = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
     [
-        letter.forward.clone(),
+        recorded.forward.clone(),
         change.position.to_string(),
         change.at.to_string(),
         change.resource.clone(),
         change.subject_id.clone(),
         change.kind.to_string(),
-        letter.tries.to_string(),
-        letter.failed_at.map_or_else(|| "-".to_owned(), |at| at.to_string()),
-        letter.reason.as_deref().map_or_else(|| "-".to_owned(), harmless),
+        recorded.tries.to_string(),
+        time(recorded.failed_at),
+        time(recorded.next_try_at),
+        recorded.reason.as_deref().map_or_else(|| "-".to_owned(), harmless),
     ]
 }
 
@@ -115,6 +159,10 @@ pub(super) async fn change(
     what: OfDeadLetters,
 ) -> anyhow::Result<()> {
     let OneForward { forward, output } = arguments.of;
+    if !arguments.all && arguments.position.is_empty() {
+        let fix = format!("give --position POSITION, or --all; rollbook changes failed {forward} lists them");
+        return Err(Problems::one("--position", "is not given: which dead letters?", &fix).into());
+    }
     let positions = (!arguments.all).then_some(arguments.position);
     let changed = forwards::change_dead_letters(store, clock, &forward, positions.as_deref(), what).await?;
     let (key, done) = match what {
@@ -123,13 +171,14 @@ pub(super) async fn change(
     };
     match output {
         Output::Json => print_json(&json!({ "forward": forward, key: changed }))?,
-        Output::Text => print(&format!("{} dead letters {done}", thousands(changed)))?,
+        Output::Text => print(&format!("{} {done}", many(changed, "dead letter")))?,
     }
     if let Some(missing) =
         positions.map(|positions| positions.len() as u64 - changed).filter(|left| *left > 0)
     {
         bail!(
-            "{missing} of the positions are not dead letters of this forward: rollbook changes failed lists them"
+            "{} without a dead letter of this forward: rollbook changes failed lists them",
+            many(missing, "position")
         );
     }
     Ok(())
@@ -137,12 +186,12 @@ pub(super) async fn change(
 
 /// Sends changes again from a position on.
 pub(super) async fn replay(store: &dyn FullStore, arguments: Replay) -> anyhow::Result<()> {
-    let (Replay { of: OneForward { forward, output }, from }, after) = (&arguments, arguments.from - 1);
-    let before = forwards::replay(store, store, forward, *from).await?;
+    let Replay { of: OneForward { forward, output }, after } = arguments;
+    let before = forwards::replay(store, store, &forward, after).await?;
     match output {
         Output::Json => print_json(&json!({ "forward": forward, "before": before, "position": after }))?,
         Output::Text => {
-            print(&format!("the forward was at position {before}, and sends every change from {from} on"))?;
+            print(&format!("the forward was at position {before}, and sends every change after {after}"))?;
         }
     }
     Ok(())
@@ -151,16 +200,22 @@ pub(super) async fn replay(store: &dyn FullStore, arguments: Replay) -> anyhow::
 /// Starts a forward again.
 pub(super) async fn resume(store: &dyn FullStore, arguments: &OneForward) -> anyhow::Result<()> {
     let OneForward { forward, output } = arguments;
-    let (before, position) = forwards::resume(store, store, forward).await?;
-    match output {
-        Output::Json => print_json(&json!({ "forward": forward, "before": before, "position": position }))?,
-        Output::Text if before < position => {
-            print(&format!(
-                "the forward goes on after position {position}: the changes {} to {position} were removed and are not sent",
-                before + 1
-            ))?;
-        }
-        Output::Text => print(&format!("the forward goes on after position {position}"))?,
+    let Resumed { before, position, is_other_feed } = forwards::resume(store, store, forward).await?;
+    if let Output::Json = output {
+        let resumed = json!({
+            "forward": forward, "before": before, "position": position, "is_other_feed": is_other_feed,
+        });
+        return Ok(print_json(&resumed)?);
     }
-    Ok(())
+    let mut text = format!("the forward goes on after position {position}");
+    if before < position {
+        text += &format!(": the changes {} to {position} were removed and are not sent", before + 1);
+    }
+    if is_other_feed {
+        text += &format!(
+            "\nthe feed is another one than before: its changes up to {position} count as sent. To send some of them: \
+             rollbook changes replay {forward} --after POSITION"
+        );
+    }
+    Ok(print(&text)?)
 }

@@ -104,6 +104,35 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_with_a_prefix_too_many_or_another_one_is_named_with_its_own() {
+        let mut seen = 0;
+        for setting in SETTINGS.iter() {
+            let variable = setting.environment();
+            let bare = variable.trim_start_matches("ROLLBOOK_").trim_start_matches("CLERK_").to_owned();
+            for wrong in ["", "CLERK_", "ROLLBOOK_", "ROLLBOOK_CLERK_"]
+                .map(|prefix| format!("ROLLBOOK_{prefix}{bare}"))
+            {
+                for suffix in ["", "_FILE"].into_iter().take(1 + usize::from(setting.may_be_in_file())) {
+                    let (wrong, right) = (format!("{wrong}{suffix}"), format!("{variable}{suffix}"));
+                    let is_known = SETTINGS.iter().any(|known| known.environment() == wrong);
+                    if is_known || is_service_link(&wrong) || wrong == right {
+                        continue;
+                    }
+                    let mut problems = Vec::new();
+                    Environment::of(&[(&wrong, "x")]).values(&mut problems);
+                    let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                    assert!(found[0].contains(&format!("did you mean {right}?")), "{wrong}: {found:?}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 100, "{seen}");
+        let mut problems = Vec::new();
+        Environment::of(&[("ROLLBOOK_DATABASE_URL_FILE", "x")]).values(&mut problems);
+        assert!(problems[0].to_string().contains("did you mean DATABASE_URL_FILE?"), "{}", problems[0]);
+    }
+
+    #[test]
     fn variables_that_kubernetes_sets_for_a_service_named_rollbook_are_ignored() {
         for name in [
             "ROLLBOOK_PORT",

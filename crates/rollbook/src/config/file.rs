@@ -97,10 +97,11 @@ impl Found<'_> {
 
     /// Takes the values of every member of a group.
     fn group(&mut self, group: &str, settings: &[&'static About], members: &DeTable<'_>) {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        let is_name = |name: &str| !name.is_empty() && name.bytes().all(is_plain);
         for (name, member) in members {
             match member.get_ref() {
-                DeValue::Table(table) if name.get_ref().bytes().all(plain) => {
+                DeValue::Table(table) if is_name(name.get_ref()) => {
                     self.values.add_member(group, name.get_ref());
                     let prefix = format!("{group}.{}.", name.get_ref());
                     table.iter().for_each(|(key, value)| self.value(&prefix, settings, key, value));

@@ -240,6 +240,8 @@ settings! {
                 "maximum messages per lease request and per transaction of the store";
             lease_bytes_max: usize = size(GIB).or("16MiB"),
                 "maximum bytes of bodies that a worker has leased, divided among its lanes; a larger message is leased alone";
+            forward_bytes_max: usize = size(GIB).or("32MiB"),
+                "maximum bytes of rows in requests of all forwards with expand; a larger row is sent alone";
             lease_for: Duration = duration(DAY).or("60s"),
                 "duration of a lease; after it another worker may process the message",
                 must(Any, "at least 5s", |s, _| s.lease_for >= LEASE_FOR_MIN,

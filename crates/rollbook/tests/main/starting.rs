@@ -26,9 +26,10 @@ fn held_up() -> (Home, rusqlite::Connection) {
             "DROP VIEW freshness; DROP TABLE reconcile_runs; DROP TABLE reconcile_held; DROP TABLE reconcile_locks;
              DROP TABLE reconcile_walks; {indexes}; {triggers}; DROP TABLE changes; DROP TABLE changes_state;
              DROP TABLE forwards; DROP TABLE forward_changes;
-             DELETE FROM rollbook_migrations WHERE name IN ('0010_reconcile', '0012_changes', '0013_forwards');
+             DELETE FROM rollbook_migrations WHERE name IN ('0010_reconcile', '0012_changes', '0013_forwards',
+                 '0016_generations');
              PRAGMA user_version = {}; BEGIN IMMEDIATE",
-            version - 3
+            version - 4
         ))
         .expect("the lock");
     (home, store)
@@ -60,7 +61,10 @@ async fn while_a_file_is_migrated_deliveries_get_503_health_says_why_and_systemd
     let _rollbook = home.start(&["serve"]);
     until("readiness says that it migrates", || async {
         let (status, body) = readiness(&home).await;
-        status == 503 && body.contains("migrating the store (0010_reconcile, 0012_changes, 0013_forwards)")
+        status == 503
+            && body.contains(
+                "migrating the store (0010_reconcile, 0012_changes, 0013_forwards, 0016_generations)",
+            )
     })
     .await;
     assert_eq!(home.ops_get("/livez").await.map(|answer| answer.status), Some(200));

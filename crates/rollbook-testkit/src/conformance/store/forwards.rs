@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use rollbook_core::store::{
-    ChangeKind, ChangeLine, ChangeOrigin, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState,
-    ForwardStop, Position, StoreError,
+    ChangeKind, ChangeLine, ChangeOrigin, ChangesQuery, Forward, ForwardChange, ForwardMove, ForwardProgress,
+    ForwardState, ForwardStop, GENERATION_MAX, InHand, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use tokio::task::JoinSet;
 
 use super::{Mirror, StoreHarness};
-use crate::events::START;
+use crate::events::{START, event, user};
 use crate::process::until;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -294,4 +294,50 @@ pub async fn recorded_changes_are_listed_in_pages_by_position(mirror: Mirror<imp
         found.extend(page.iter().map(|change| change.line.position));
     }
     assert_eq!(found, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+pub async fn open_changes_generation_and_pause_are_saved_with_the_position(
+    mut mirror: Mirror<impl StoreHarness>,
+) {
+    let known = |forward: &Forward| (forward.in_hand.clone(), forward.generation, forward.paused_until);
+    let epoch = mirror.take("one", 0).await.expect("it is free").epoch;
+    assert_eq!(known(&mirror.forward().await), (None, None, None));
+    let in_hand = Some(InHand { through: 90, open: vec![6, 7, 8, 41] });
+    let saved = ForwardProgress {
+        in_hand: in_hand.clone(),
+        generation: Some(GENERATION_MAX),
+        paused_until: Some(at(77)),
+        ..progress(5, Vec::new())
+    };
+    assert!(mirror.save(epoch, &saved).await);
+    mirror.harness.reopen().await;
+    let taken = mirror.take("one", 0).await.expect("its holder takes it again");
+    assert_eq!(known(&taken), (in_hand.clone(), Some(GENERATION_MAX), Some(at(77))));
+    let store = mirror.harness.store();
+    // A resume keeps what is known of changes above the position, also at a later position. A replay forgets it.
+    assert_eq!(store.move_forward("crm", ForwardMove::Resume(7)).await, Ok(true));
+    assert_eq!(known(&mirror.forward().await), (in_hand, None, None));
+    let epoch = mirror.take("one", 0).await.expect("its holder takes it again").epoch;
+    assert!(mirror.save(epoch, &saved).await);
+    assert_eq!(store.move_forward("crm", ForwardMove::Replay(5)).await, Ok(true));
+    assert_eq!(known(&mirror.forward().await), (None, None, None));
+    let epoch = mirror.take("one", 0).await.expect("its holder takes it again").epoch;
+    assert!(mirror.save(epoch, &progress(6, Vec::new())).await);
+    assert_eq!(known(&mirror.forward().await), (None, None, None));
+}
+
+pub async fn a_feed_has_one_generation_until_it_is_renewed(mut mirror: Mirror<impl StoreHarness>) {
+    let feed = mirror.harness.store().feed().await.expect("a feed");
+    assert!(feed.generation > 0 && feed.generation <= GENERATION_MAX, "{}", feed.generation);
+    mirror.apply_one("msg_1", event("user.created", START, &user("user_1", START))).await;
+    mirror.harness.reopen().await;
+    let store = mirror.harness.store();
+    let query = ChangesQuery { limit: 1, ..ChangesQuery::default() };
+    assert_eq!(store.changes(&query).await.expect("a page").generation, feed.generation);
+    let renewed = store.renew_feed().await.expect("the store renews it");
+    assert_ne!(renewed, feed.generation);
+    mirror.harness.reopen().await;
+    let store = mirror.harness.store();
+    assert_eq!(store.feed().await.expect("a feed").generation, renewed);
+    assert_eq!(store.changes(&query).await.expect("a page").generation, renewed);
 }

@@ -261,6 +261,8 @@ macro_rules! store_conformance {
             forwards: a_recorded_change_comes_back_with_all_its_fields
             forwards: a_stop_stays_until_an_operator_moves_the_forward
             forwards: a_replay_removes_what_is_read_again_and_a_resume_keeps_everything
+            forwards: open_changes_generation_and_pause_are_saved_with_the_position
+            forwards: a_feed_has_one_generation_until_it_is_renewed
             forwards: dead_letters_are_redriven_or_discarded_and_others_are_left_alone
             forwards: recorded_changes_are_listed_in_pages_by_position
         }

@@ -10,7 +10,7 @@ use rollbook_core::change::Origin;
 use rollbook_core::merge::{Content, SubjectState};
 use rollbook_core::store::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
-    PASSED_MAX, Position, StoreError,
+    Generation, PASSED_MAX, Position, StoreError,
 };
 use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::Timestamp;
@@ -25,6 +25,7 @@ use super::{MemoryStore, State};
 pub(super) struct Feed {
     lines: Vec<ChangeLine>,
     removed_through: Position,
+    generation: Generation,
     last_at: Timestamp,
     shown: BTreeMap<(usize, String), Shown>,
     pub(super) last: watch::Sender<Position>,
@@ -166,7 +167,8 @@ impl Feed {
 
     fn state(&self) -> FeedState {
         let last = self.removed_through + self.lines.len() as u64;
-        FeedState { is_on: true, last, removed_through: self.removed_through, ..FeedState::default() }
+        let (removed_through, generation) = (self.removed_through, self.generation + 1);
+        FeedState { is_on: true, last, removed_through, generation, ..FeedState::default() }
     }
 }
 
@@ -180,7 +182,7 @@ impl Changes for MemoryStore {
             line.position > query.after && line.position <= passed && query.selects(&line.resource, line.kind)
         };
         let lines = state.feed.lines.iter().filter(is_selected).take(query.lines_max()).cloned().collect();
-        Ok(ChangesPage::new(lines, query, state.feed.state().last))
+        Ok(ChangesPage::new(lines, query, &state.feed.state()))
     }
 
     async fn feed(&self) -> Result<FeedState, StoreError> {
@@ -196,5 +198,11 @@ impl Changes for MemoryStore {
     async fn wait_for_change(&self, after: Position, limit: Duration) -> Result<bool, StoreError> {
         let mut last = self.state().feed.last.subscribe();
         Ok(timeout(limit, last.wait_for(|last| *last > after)).await.is_ok_and(|found| found.is_ok()))
+    }
+
+    async fn renew_feed(&self) -> Result<Generation, StoreError> {
+        let mut state = self.state();
+        state.feed.generation += 1;
+        Ok(state.feed.state().generation)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     FORWARD_CHANGES_MAX, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, ForwardStop,
-    Forwards, LOCK_MAX, Position, StoreError,
+    Forwards, Generation, InHand, LOCK_MAX, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 
@@ -23,6 +23,9 @@ pub(super) struct Record {
     holder: Option<(String, Timestamp)>,
     stopped: Option<ForwardStop>,
     saved_at: Timestamp,
+    in_hand: Option<InHand>,
+    generation: Option<Generation>,
+    paused_until: Option<Timestamp>,
     changes: BTreeMap<Position, ForwardChange>,
 }
 
@@ -44,6 +47,9 @@ impl Record {
             waiting: of(ForwardState::Waiting).count() as u64,
             blocked: subjects.len() as u64,
             failed: of(ForwardState::Failed).count() as u64,
+            in_hand: self.in_hand.clone(),
+            generation: self.generation,
+            paused_until: self.paused_until,
         }
     }
 
@@ -81,6 +87,9 @@ impl Forwards for MemoryStore {
             holder: None,
             stopped: None,
             saved_at: now,
+            in_hand: None,
+            generation: None,
+            paused_until: None,
             changes: BTreeMap::new(),
         });
         if record.holder.as_ref().is_some_and(|(other, until)| other != holder && *until > now) {
@@ -104,6 +113,8 @@ impl Forwards for MemoryStore {
         };
         record.position = progress.position;
         record.saved_at = progress.saved_at;
+        record.in_hand.clone_from(&progress.in_hand);
+        (record.generation, record.paused_until) = (progress.generation, progress.paused_until);
         if let Some((_, until)) = &mut record.holder {
             *until = now.plus(hold_for.min(LOCK_MAX));
         }
@@ -147,8 +158,9 @@ impl Forwards for MemoryStore {
         let Some(record) = state.forwards.get_mut(name) else { return Ok(false) };
         record.epoch += 1;
         record.position = to.position();
-        record.stopped = None;
+        (record.stopped, record.generation, record.paused_until) = (None, None, None);
         if let ForwardMove::Replay(position) = to {
+            record.in_hand = None;
             record.changes.retain(|at, _| *at <= position);
         }
         Ok(true)

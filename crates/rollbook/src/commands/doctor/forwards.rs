@@ -5,7 +5,7 @@ use std::time::Duration;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Timestamp;
 use rollbook_operator::forwards::{self, ForwardActivity, ForwardView};
-use rollbook_operator::words::thousands;
+use rollbook_operator::words::{many, thousands};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{in_time, notices};
@@ -33,7 +33,7 @@ async fn forwards(config: &Config, store: &dyn FullStore, now: Timestamp) -> Fin
         let fix = "grant them: ops/postgres/roles.sh does, and may be run again";
         return vec![failed(FORWARDS, format!("no change is sent: {why}"), fix)];
     }
-    match in_time(forwards::status(store, store, &names)).await {
+    match in_time(forwards::status(store, store, &names, now)).await {
         Ok(views) => views.iter().filter(|view| view.is_configured).map(|view| judge(view, now)).collect(),
         Err(why) => vec![skipped(FORWARDS, why)],
     }
@@ -58,17 +58,25 @@ fn judge(view: &ForwardView, now: Timestamp) -> Finding {
         return warning(FORWARDS, found, "run rollbook serve or work with this configuration file");
     }
     let at = format!("{name} is at position {} of {}", thousands(view.position), thousands(view.last));
+    if let Some(full) = &view.full {
+        let found = format!("{at}, and reads no more: {full}");
+        let fix =
+            format!("rollbook changes failed {name}, and failed {name} --waiting; then redrive or discard");
+        return failed(FORWARDS, found, fix);
+    }
     if view.dead_letters > 0 {
-        let found = format!("{at}; {} dead letters", thousands(view.dead_letters));
-        return warning(FORWARDS, found, "rollbook changes failed lists them; redrive sends them again");
+        let found = format!("{at}; {}{}", many(view.dead_letters, "dead letter"), waiting(view));
+        let fix = format!("rollbook changes failed {name} lists them; redrive sends them again");
+        return warning(FORWARDS, found, fix);
+    }
+    if let Some(until) = view.paused_until {
+        return warning(FORWARDS, format!("{at}; the receiver asked for no requests until {until}"), "wait");
     }
     if view.blocked_subjects > 0 {
-        let found = format!("{at}; {} objects wait after a failure", thousands(view.blocked_subjects));
-        return warning(
-            FORWARDS,
-            found,
-            "check the receiver's log; failed changes are sent again by themselves",
+        let fix = format!(
+            "check the receiver's log; failed changes are sent again by themselves. All: rollbook changes failed {name} --waiting"
         );
+        return warning(FORWARDS, format!("{at}{}", waiting(view)), fix);
     }
     if view.last - view.position.min(view.last) > BEHIND_MAX {
         return warning(
@@ -80,6 +88,22 @@ fn judge(view: &ForwardView, now: Timestamp) -> Finding {
     ok(FORWARDS, at)
 }
 
+/// What waits after a failure, with the first reason; empty if nothing does.
+fn waiting(view: &ForwardView) -> String {
+    if view.blocked_subjects == 0 {
+        return String::new();
+    }
+    let objects = many(view.blocked_subjects, "object");
+    let reason = view.last_error.as_deref().unwrap_or_default();
+    let first = match view.next_try_at {
+        Some(next) if !reason.is_empty() => {
+            format!(", the first with {}, next at {next}: {reason}", many(view.tries.into(), "try"))
+        }
+        _ => String::new(),
+    };
+    format!("; waiting: {objects}{first}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::finding::State;
@@ -89,17 +113,9 @@ mod tests {
     fn a_forward_that_stopped_fails_and_one_that_needs_attention_is_a_warning() {
         let now = Timestamp::from_seconds(1_800_000_000);
         let view = || ForwardView {
-            forward: "crm".to_owned(),
             state: ForwardActivity::Running,
-            is_configured: true,
-            position: 10,
-            last: 10,
-            blocked_subjects: 0,
-            waiting_changes: 0,
-            dead_letters: 0,
-            stopped_at: None,
-            stop_reason: None,
             saved_at: Some(now.minus(Duration::from_secs(121))),
+            ..ForwardView::new("crm", 10)
         };
         let state = |view: &ForwardView| judge(view, now).state;
         assert_eq!(state(&view()), State::Ok);
@@ -116,5 +132,32 @@ mod tests {
         assert_eq!(state(&ForwardView { state: ForwardActivity::New, saved_at: None, ..view() }), State::Ok);
         let stopped = ForwardView { stop_reason: Some("410".to_owned()), stopped_at: Some(now), ..view() };
         assert_eq!(state(&stopped), State::Failed);
+        let full = ForwardView { full: Some("10,000 dead letters, the maximum".to_owned()), ..view() };
+        assert_eq!(state(&full), State::Failed);
+        let paused = ForwardView { paused_until: Some(now), ..view() };
+        assert_eq!(state(&paused), State::Warning);
+    }
+
+    #[test]
+    fn a_forward_that_waits_is_shown_with_the_reason_and_the_next_attempt() {
+        let now = Timestamp::from_seconds(1_785_312_000);
+        let view = ForwardView {
+            state: ForwardActivity::Running,
+            saved_at: Some(now),
+            blocked_subjects: 1,
+            waiting_changes: 3,
+            last_error: Some("the receiver answered 500".to_owned()),
+            tries: 1,
+            next_try_at: Some(now),
+            ..ForwardView::new("crm", 10)
+        };
+        let shown = |view: &ForwardView| judge(view, now).found;
+        assert_eq!(
+            shown(&view),
+            "crm is at position 10 of 10; waiting: 1 object, the first with 1 try, next at 2026-07-29T08:00:00.000Z: \
+             the receiver answered 500"
+        );
+        let dead = ForwardView { dead_letters: 1, blocked_subjects: 0, ..view };
+        assert_eq!(shown(&dead), "crm is at position 10 of 10; 1 dead letter");
     }
 }

@@ -253,11 +253,14 @@ async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
         Ok(Ok(true)) => ok(
             "store",
             format!(
-                "{place}; no migration is pending, no right is missing; a worker's statements succeed on every table \
+                "{place}; no migration is pending, no right on rows, ledger and feed is missing; a worker's statements succeed on every table \
                  (tried and rolled back, nothing was kept)"
             ),
         ),
-        Ok(Ok(false)) => ok("store", format!("{place}; no migration is pending, no right is missing")),
+        Ok(Ok(false)) => ok(
+            "store",
+            format!("{place}; no migration is pending, no right on rows, ledger and feed is missing"),
+        ),
         Ok(Err(StoreError::Event(why))) => warning(
             "store",
             format!(

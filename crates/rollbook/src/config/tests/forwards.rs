@@ -43,6 +43,8 @@ fn a_forward_that_could_not_work_or_would_be_unsafe_is_refused_by_the_name_of_it
         (forward("crm", &format!("{URL}\nurls = 1")), "forward.crm.urls ("),
         (format!("changes = \"no\"\n{}", forward("crm", URL)), "there would be nothing to send"),
         (forward(&long, URL), "at most 64"),
+        (forward("\"\"", URL), "write [forward.NAME]"),
+        (forward("\"a b\"", URL), "write [forward.NAME]"),
         (many, "there are 17 forwards; at most 16"),
     ] {
         let refusal = refusal(load(&[], &[], Some(file(&text).path())));

@@ -1,0 +1,94 @@
+//! Changes that a forward has in hand above its position: everything else up to where it read is settled.
+
+use super::changes::Position;
+
+/// Maximum number of positions in [`InHand::open`]. A longer text is not read: its changes are sent again.
+const OPEN_MAX: usize = 100_000;
+
+/// How far a forward has read, and what is open below. Saved with the position, it keeps changes that were delivered above
+/// the position from being sent again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InHand {
+    /// Position up to which the feed was read.
+    pub through: Position,
+    /// Positions up to `through`, above the forward's position, that are neither delivered nor recorded; in order.
+    pub open: Vec<Position>,
+}
+
+impl InHand {
+    /// Returns the text form: the end of the read, and the open positions as numbers and ranges, such as `90 41,50-53`.
+    pub fn encode(&self) -> String {
+        let mut text = format!("{} ", self.through);
+        let mut rest = self.open.iter().copied().peekable();
+        while let Some(first) = rest.next() {
+            let mut last = first;
+            while let Some(next) = rest.next_if(|next| last.checked_add(1) == Some(*next)) {
+                last = next;
+            }
+            let comma = if text.ends_with(' ') { "" } else { "," };
+            text += &if first == last { format!("{comma}{first}") } else { format!("{comma}{first}-{last}") };
+        }
+        text
+    }
+
+    /// Reads the text form. `None` if it is not valid.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (through, list) = text.split_once(' ')?;
+        let through = through.parse().ok()?;
+        let mut open: Vec<Position> = Vec::new();
+        for part in list.split(',').filter(|part| !part.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last): (Position, Position) = (first.parse().ok()?, last.parse().ok()?);
+            let follows = open.last().is_none_or(|before| *before < first);
+            let length = usize::try_from(last.checked_sub(first)?).ok()?;
+            if !follows || last > through || open.len().checked_add(length)? >= OPEN_MAX {
+                return None;
+            }
+            open.extend(first..=last);
+        }
+        Some(Self { through, open })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_positions_are_written_as_ranges_and_read_again() {
+        for (open, text) in [
+            (vec![], "90 "),
+            (vec![41], "90 41"),
+            (vec![41, 42], "90 41-42"),
+            (vec![41, 50, 51, 52, 53, 90], "90 41,50-53,90"),
+        ] {
+            let in_hand = InHand { through: 90, open };
+            assert_eq!(in_hand.encode(), text);
+            assert_eq!(InHand::parse(text), Some(in_hand));
+        }
+        let most = InHand { through: Position::MAX, open: vec![Position::MAX] };
+        assert_eq!(InHand::parse(&most.encode()), Some(most));
+    }
+
+    #[test]
+    fn a_text_that_is_damaged_or_too_long_is_not_read() {
+        let longest = format!("999999 1-{OPEN_MAX}");
+        assert!(InHand::parse(&longest).is_some_and(|in_hand| in_hand.open.len() == OPEN_MAX));
+        for text in [
+            "",
+            "90",
+            "x 1",
+            "90 x",
+            "90 5-4",
+            "90 5,5",
+            "90 6,5",
+            "90 91",
+            "90 1-91",
+            "90 -1",
+            "999999 0-100000",
+            "18446744073709551615 0-18446744073709551615",
+        ] {
+            assert_eq!(InHand::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Objects at which the endpoint hangs or is slow, next to healthy ones.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use rollbook_forwarder::{ForwardSettings, Verdict};
+
+use crate::stage::{Stage, settings, until};
+
+fn names(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{prefix}_{number}")).collect()
+}
+
+async fn write(stage: &Stage, names: &[String]) {
+    stage.write(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_objects_at_which_the_endpoint_hangs_hold_up_no_healthy_one() {
+    let stage = Stage::new(|subject, _| {
+        let delay = if subject.starts_with("hangs") { 3_600 } else { 0 };
+        (Duration::from_secs(delay), Verdict::Accepted)
+    });
+    let settings = ForwardSettings { give_up_after: Duration::from_secs(30 * 86_400), ..settings() };
+    let running = stage.begin(settings).await;
+    write(&stage, &names("hangs", 100)).await;
+    until("each of them was tried", || async { stage.forward().await.waiting == 100 }).await;
+    let healthy = names("healthy", 90);
+    let began = stage.began();
+    write(&stage, &healthy).await;
+    until("the healthy ones are delivered", || async { stage.receiver.accepted().len() == 90 }).await;
+    let took = stage.began() - began;
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_changes_without_end_hold_up_no_retry() {
+    let stage = Stage::new(|subject, at| {
+        let verdict = if subject == "late" && at < Duration::from_secs(5) {
+            crate::stage::refused(500)
+        } else {
+            Verdict::Accepted
+        };
+        (Duration::from_secs(1), verdict)
+    });
+    let running = stage.begin(ForwardSettings { concurrency: 2, ..settings() }).await;
+    stage.write(&["late"]).await;
+    write(&stage, &names("user", 600)).await;
+    until("the retry is accepted", || async {
+        stage.receiver.got().iter().any(|got| got.subject == "late" && got.verdict == Verdict::Accepted)
+    })
+    .await;
+    assert!(stage.began() < Duration::from_secs(30), "{:?}", stage.began());
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_slow_object_with_2_000_changes_holds_up_no_other_one_and_stays_in_order() {
+    let stage = Stage::new(|subject, _| {
+        let delay = if subject == "slow" { 2 } else { 0 };
+        (Duration::from_secs(delay), Verdict::Accepted)
+    });
+    let running = stage.begin(settings()).await;
+    stage.write(&vec!["slow"; 2_000]).await;
+    let healthy = names("user", 90);
+    write(&stage, &healthy).await;
+    until("the others are delivered", || async {
+        let got = stage.receiver.got();
+        got.iter().map(|got| &got.subject).collect::<HashSet<_>>().len() == 91
+    })
+    .await;
+    assert!(stage.began() < Duration::from_secs(30), "{:?}", stage.began());
+    stage.until_settled().await;
+    let slow = crate::stage::by_subject(&stage.receiver.got()).remove("slow").expect("its changes");
+    assert_eq!(slow, (1..=2_000).collect::<Vec<_>>());
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_repeats_only_what_was_delivered_since_the_last_save() {
+    let stage = Stage::new(|subject, at| {
+        let delay = if subject == "hangs" && at < Duration::from_secs(25) { 3_600 } else { 0 };
+        (Duration::from_secs(delay), Verdict::Accepted)
+    });
+    let settings = || ForwardSettings { timeout: Duration::from_secs(30), ..settings() };
+    let running = stage.begin(settings()).await;
+    stage.write(&["hangs"]).await;
+    write(&stage, &names("user", 900)).await;
+    until("the others are delivered", || async { stage.receiver.accepted().len() == 900 }).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(stage.forward().await.position, 0, "the first change is in progress");
+    running.kill().await;
+    let running = stage.start(settings());
+    stage.until_settled().await;
+    assert_eq!(stage.receiver.accepted().len(), 901, "nothing is sent twice");
+    running.stop().await;
+}
