@@ -188,6 +188,7 @@ fn applied() -> Vec<Value> {
         event("organizationInvitation.created", 1, &invited),
         event("organization.deleted", 9, &json!({ "id": "org_2", "deleted": true })),
         event("waitlistEntry.created", 1, &json!({ "id": "wle_1", "email_address": "listed@x.example" })),
+        event("waitlistEntry.created", 1, &json!({ "id": "wle_2", "email_address": "ines@x.example" })),
     ]
 }
 
@@ -244,8 +245,12 @@ async fn outputs() -> Vec<(&'static str, Value)> {
     outputs.run("explain", &[USER], 0).await;
     outputs.run("changes list", &["--after", "0"], 0).await;
     outputs.run("explain", &["orgmem_2"], 0).await;
-    outputs.run("explain", &["user_unknown"], 1).await;
+    outputs.run("explain", &["user_unknown"], 3).await;
+    // The user, who has verified the address, and the users and entries that have it too.
+    outputs.run("explain", &["ines@x.example"], 0).await;
+    outputs.run("explain", &["listed@x.example"], 1).await;
 
+    outputs.run("dead-letters summary", &[], 0).await;
     outputs.run("dead-letters list", &[], 0).await;
     outputs.run("dead-letters show", &["msg_dead", "--body"], 0).await;
     let queue = refuse(&outputs.home, "queue.db", "BEFORE DELETE ON dead_letters");
@@ -253,7 +258,9 @@ async fn outputs() -> Vec<(&'static str, Value)> {
     outputs.run("dead-letters discard", &["--all"], 1).await;
     queue.execute_batch("DROP TRIGGER keeps").expect("it is removed");
     outputs.run("dead-letters discard", &["msg_dead_too"], 0).await;
+    outputs.run("explain", &["msg_dead_too"], 0).await;
 
+    outputs.run("erase", &["listed@x.example", "--yes"], 1).await;
     outputs.run("erase", &[USER, "--dry-run"], 0).await;
     let _store = refuse(&outputs.home, "store.db", "BEFORE UPDATE ON organization_memberships");
     outputs.run("erase", &[USER, "--yes"], 1).await;

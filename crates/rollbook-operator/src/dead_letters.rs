@@ -1,4 +1,7 @@
-//! Dead letters: listing, showing, redriving and discarding them.
+//! Dead letters: listing, summing, showing, redriving and discarding them.
+
+mod follower;
+mod summary;
 
 use std::time::Duration;
 
@@ -11,6 +14,8 @@ use rollbook_core::time::Timestamp;
 use rollbook_core::trace::Traceparent;
 use serde::Serialize;
 
+pub use self::follower::{FOLLOWED_MAX, Follower};
+pub use self::summary::{Group, Summary, summary};
 use crate::DEAD_LETTERS_PAGE;
 use crate::serialize::{optional_text, text};
 use crate::words::thousands;
@@ -75,7 +80,7 @@ impl From<DeadLetter> for DeadLetterView {
     }
 }
 
-/// Returns at most `limit` dead letters that match, oldest first. Reads them page by page.
+/// Returns at most `limit` dead letters that match, newest first. Reads them page by page.
 ///
 /// # Errors
 /// The queue cannot be read.
@@ -84,12 +89,13 @@ pub async fn list(
     filter: &DeadLetterFilter,
     limit: usize,
 ) -> Result<Vec<DeadLetterView>, QueueError> {
-    let (mut listed, mut after) = (Vec::new(), None);
+    let (mut listed, mut before) = (Vec::new(), None);
     while listed.len() < limit {
-        let page = queue.dead_letters(filter, after, DEAD_LETTERS_PAGE.min(limit - listed.len())).await?;
+        let room = DEAD_LETTERS_PAGE.min(limit - listed.len());
+        let page = queue.newest_dead_letters(filter, before, room).await?;
         // A page may have fewer than requested: only an empty page is the end.
         let Some(last) = page.last() else { break };
-        after = Some(last.position);
+        before = Some(last.position);
         listed.extend(page.into_iter().map(DeadLetterView::from));
     }
     listed.truncate(limit);

@@ -1,4 +1,4 @@
-//! Use cases of an operator: explain, erase, and dead letters.
+//! Use cases of an operator: explain, erase, lookup of names, and dead letters.
 //!
 //! Constraints:
 //!
@@ -13,6 +13,7 @@ pub mod dead_letters;
 pub mod erase;
 pub mod explain;
 pub mod forwards;
+pub mod lookup;
 mod ownership;
 mod serialize;
 pub mod words;

@@ -3,6 +3,7 @@
 mod apply;
 pub(crate) mod feed;
 mod refused;
+mod rights;
 pub(crate) mod state;
 mod steps;
 
@@ -26,7 +27,10 @@ const SCHEMA_LENGTH_MAX: usize = 63;
 /// encoding can't hold the data, or a newer Rollbook changed the schema.
 pub(crate) async fn examine(settings: &PostgresSettings) -> Result<Pending, StoreError> {
     let (database, schema) = open(settings)?;
-    let state = database.run(&Ask { schema: &schema }).await?;
+    let state = match database.run(&Ask { schema: &schema }).await {
+        Ok(state) => state,
+        Err(fault) => return Err(rights::with_grants(&database, settings, fault).await.into()),
+    };
     let newer = state.newer();
     Ok(match state.pending(database.address(), &schema) {
         Ok(names) => Pending { names, refusal: None, newer },
@@ -55,7 +59,10 @@ pub async fn apply_migrations(settings: &PostgresSettings) -> Result<Vec<&'stati
     // One connection holds the lock against other calls, the other one applies migrations.
     let settings = PostgresSettings { connections_max: settings.connections_max.max(2), ..settings.clone() };
     let (database, schema) = open(&settings)?;
-    Ok(apply::apply(&database, &schema, &settings).await?)
+    match apply::apply(&database, &schema, &settings).await {
+        Ok(names) => Ok(names),
+        Err(fault) => Err(rights::with_grants(&database, &settings, fault).await.into()),
+    }
 }
 
 /// Returns whether the database has the schema, whatever it contains.

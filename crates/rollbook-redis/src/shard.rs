@@ -23,16 +23,26 @@ pub fn is_key_prefix(text: &str) -> bool {
 
 /// Keys of a shard, in the order in which every script expects them.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys([String; 11]);
+pub(crate) struct Keys([String; 12]);
 
 impl Keys {
     pub(crate) fn of(prefix: &str, shard: u16) -> Self {
         // New messages, messages that were delivered before, bodies, due times, attempt counts, batches of
         // leases, times of receipt, dead letters, reasons of dead letters, data about the shard, last leases
-        // of each lane.
+        // of each lane, records of discards.
         let names = [
-            "new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta",
+            "new",
+            "again",
+            "messages",
+            "due",
+            "tries",
+            "leases",
+            "ages",
+            "dead",
+            "failures",
+            "meta",
             "requests",
+            "discarded",
         ];
         Self(names.map(|name| format!("{{{prefix}:{shard}}}:{name}")))
     }
@@ -57,6 +67,11 @@ impl Keys {
 
     pub(crate) fn failures(&self) -> &str {
         &self.0[8]
+    }
+
+    /// Stream of records of discards.
+    pub(crate) fn discarded(&self) -> &str {
+        &self.0[11]
     }
 
     /// Hash with data about the shard.

@@ -35,6 +35,7 @@ const QUEUE: &[Step] = &[
     step!("queue", "0001_queue", expands: false),
     step!("queue", "0002_traceparent", expands: true),
     step!("queue", "0003_redriven", expands: true),
+    step!("queue", "0004_discarded", expands: true),
 ];
 const STORE: &[Step] = &[
     step!("store", "0001_mirror", expands: false),

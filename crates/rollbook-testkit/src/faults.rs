@@ -11,6 +11,7 @@
 //! });
 //! ```
 
+mod admin;
 mod gate;
 
 use std::sync::Arc;
@@ -22,9 +23,7 @@ use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
-    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
-    LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
-    Settled, Settlement,
+    Consumer, Enqueued, Lease, LeaseRequest, Producer, QueueAdmin, QueueError, Settled, Settlement,
 };
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, FullStore, Ledger, LedgerEntry, PendingCascades,
@@ -318,72 +317,5 @@ impl Consumer for FaultyConsumer {
         let call = async { Ok(self.inner.settle_many(settlements).await) };
         let struck = (self.script)(QueueCall::Settle(settlements)).strike(call).await;
         struck.unwrap_or_else(|error| vec![Err(error); settlements.len()])
-    }
-}
-
-#[async_trait]
-impl QueueAdmin for FaultyAdmin {
-    async fn stats(&self) -> Result<QueueStats, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.stats()).await
-    }
-
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.dead_letters(filter, after, limit)).await
-    }
-
-    async fn redrive(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.redrive(filter, after, limit)).await
-    }
-
-    async fn discard(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.discard(filter, after, limit)).await
-    }
-
-    async fn messages(
-        &self,
-        after: Option<&MessagesCursor>,
-        limit: usize,
-    ) -> Result<MessagesPage, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.messages(after, limit)).await
-    }
-
-    async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.message(id)).await
-    }
-
-    async fn remove_many(&self, ids: &[MessageId]) -> Result<usize, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.remove_many(ids)).await
-    }
-
-    async fn durability(&self) -> Result<Durability, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.durability()).await
-    }
-
-    async fn count_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.count_dead_letters(filter, after, limit)).await
-    }
-
-    async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
-        (self.script)(QueueCall::Admin).strike(self.inner.audit(repair)).await
     }
 }

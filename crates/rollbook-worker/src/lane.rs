@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::queue::{Lease, QueueError, Settled, Settlement};
+use rollbook_core::retry::Failure;
 use rollbook_core::store::StoreError;
 use tracing::{debug, info, warn};
 
@@ -256,12 +257,22 @@ impl Lane {
                 trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail, after_seconds = after.as_secs_f64(),
                 "refused: it is tried again"
             ),
-            Settlement::DeadLetter { failure } => warn!(
-                lane, svix_id = %lease.id, event_type = failure.event_type, subject, attempt = lease.attempt,
-                trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail,
-                "parked as a dead letter"
-            ),
+            Settlement::DeadLetter { failure } => self.log_parked(lease, failure, subject),
         }
+    }
+
+    /// Logs a dead letter: at the level warn if a line about its reason is due, otherwise at debug.
+    fn log_parked(&self, lease: &Lease, failure: &Failure, subject: Option<&String>) {
+        macro_rules! line {
+            ($level:ident) => {
+                $level!(
+                    lane = self.pulse.lane, svix_id = %lease.id, event_type = failure.event_type, subject,
+                    attempt = lease.attempt, trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail,
+                    "parked as a dead letter"
+                )
+            };
+        }
+        if self.shared.parked.is_due(failure.reason) { line!(warn) } else { line!(debug) }
     }
 
     /// Parses and applies a batch, and decides how each lease ends.

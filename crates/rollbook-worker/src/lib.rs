@@ -30,6 +30,7 @@ mod isolation;
 mod lane;
 mod metrics;
 mod pace;
+mod parked_log;
 mod progress;
 mod requests;
 mod settings;

@@ -13,6 +13,7 @@ use crate::gate::Gate;
 use crate::isolation::Isolation;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::parked_log::ParkedLog;
 use crate::settings::Settings;
 
 /// State that all lanes of a worker share.
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) instances: Instances,
     pub(crate) queue_outage: SharedOutage,
     pub(crate) isolation: Isolation,
+    pub(crate) parked: ParkedLog,
     /// Held by the lane that reads large bodies.
     pub(crate) large: tokio::sync::Mutex<()>,
 }

@@ -4,6 +4,7 @@ mod changes;
 mod dead_letters;
 mod forwards;
 mod reconciliation;
+mod top;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ pub(crate) use self::changes::{ChangesCommand, Which};
 pub(crate) use self::dead_letters::{Bulk, DeadLetters, Filter};
 pub(crate) use self::forwards::{Failed, FailedOf, OneForward, Replay};
 pub(crate) use self::reconciliation::{OfRuns, Ready, ReconcileCommand, Resync, RunArguments};
+pub(crate) use self::top::Top;
 use crate::arguments;
 use crate::flags::SettingFlags;
 
@@ -79,10 +81,10 @@ pub(crate) enum Command {
     Resync(Resync),
     /// Says whether the rows are complete, caught up and fresh: exit code 0 or 1, for deployments
     Ready(Ready),
-    /// Lists, shows, redrives and discards dead letters
+    /// Sums, lists, shows, redrives and discards dead letters
     #[command(
         subcommand,
-        after_help = "Example:\n  rollbook dead-letters list --reason store_refused --since 2h"
+        after_help = "Examples:\n  rollbook dead-letters summary\n  rollbook dead-letters list --reason store_refused --since 2h"
     )]
     DeadLetters(DeadLetters),
     /// Lists or follows the changes of rows, each once, in the order of the commits; and the forwards that push them
@@ -90,11 +92,14 @@ pub(crate) enum Command {
     Changes(ChangesCommand),
     /// Shows the history of one user, organization or delivery: what arrived, what it changed, and why not
     #[command(after_help = "Examples:\n  rollbook explain user_29w83sxmDNGwOuEthce5gg56FcC\n  \
-                            rollbook explain msg_2b6vK1…\n\nShows ids, types and times; no names, no addresses, no bodies. Exit code 1: the id is not known here,\nor the store or the queue cannot be read; then the other one is shown.")]
+                            rollbook explain msg_2b6vK1…\n  rollbook explain acme-corp\n\nShows ids, types and times; no names, no addresses, no bodies. Exit code 1: several subjects have the\nname, or the store or the queue cannot be read; then the other one is shown. 3: nothing is known of it.")]
     Explain(Explain),
     /// Removes a person's data from rows, ledger, queue and dead letters, for good
     #[command(after_help = "Examples:\n  rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --dry-run\n  \
-                            rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --yes\n\n\
+                            rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --yes\n  \
+                            rollbook erase ann@kilnworks.example --dry-run\n\n\
+                            Several subjects with the name: none is erased, and they are listed. Nothing is known of it: exit\n\
+                            code 3, and nothing is written.\n\n\
                             Workers may run meanwhile. No later delivery restores erased data. At the end it lists copies\n\
                             that it cannot reach, and how long they live. A second run is harmless.")]
     Erase(Erase),
@@ -104,6 +109,8 @@ pub(crate) enum Command {
                             Give it the settings of the process it is about. It reads only, but for --send. Exit code\n\
                             0: nothing has failed (there may be warnings); 1: something has; 2: the configuration is wrong.")]
     Doctor(Doctor),
+    /// Shows running processes on one screen: rates, lag, queue, dead letters, parts and the last error
+    Top(Top),
     /// Shows every setting with its value, its source and its meaning
     #[command(after_help = "Examples:\n  rollbook config\n  rollbook config --sample > rollbook.toml")]
     Config(ConfigCommand),
@@ -192,8 +199,9 @@ pub(crate) struct Migrate {
 
 #[derive(clap::Args)]
 pub(crate) struct Explain {
-    /// An id of Clerk's (user_…, org_…, orgmem_…, sess_…, …), or the svix-id of a delivery (msg_…)
-    #[arg(value_parser = arguments::name)]
+    /// An id of Clerk's (user_…, org_…, orgmem_…, sess_…, …), the svix-id of a delivery (msg_…), an e-mail address or
+    /// phone number, the slug of an organization, or the external id or username of a user
+    #[arg(value_name = "ID or NAME", value_parser = arguments::name)]
     pub(crate) id: String,
     /// Maximum number of deliveries and of memberships to show, the latest
     #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -208,13 +216,18 @@ pub(crate) struct Explain {
 
 #[derive(clap::Args)]
 pub(crate) struct Erase {
-    /// Id of a user or an organization; or any other id that has a row
-    #[arg(value_parser = arguments::name)]
+    /// Id of a user, an organization or any other row; or an address, slug, external id or username that only one
+    /// subject has
+    #[arg(value_name = "ID or NAME", value_parser = arguments::name)]
     pub(crate) id: String,
     /// Also erases everything with this e-mail address or phone number, without checking the owner; addresses
     /// that the user has verified are included anyway
     #[arg(long = "also", visible_alias = "address", value_name = "ADDRESS", value_parser = arguments::address)]
     pub(crate) addresses: Vec<String>,
+    /// Also erases an id of which nothing is known here: it writes a tombstone, so that nothing is stored of
+    /// deliveries about it that may still arrive
+    #[arg(long)]
+    pub(crate) tombstone: bool,
     /// Shows what would be removed, and changes nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

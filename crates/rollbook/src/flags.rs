@@ -6,7 +6,8 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use crate::config::{About, Environment, FileSource, Kind, SETTINGS, Settings, Sources};
 
-const HEADING: &str = "Settings (all of them, also as environment and file: rollbook config)";
+/// Heading of the one line about settings in the help of every command.
+const HEADING: &str = "Settings";
 
 /// Settings on the command line.
 pub(crate) struct SettingFlags {
@@ -49,7 +50,7 @@ impl Args for SettingFlags {
             .long("config")
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
-            .help("Reads this file of settings [default: ./rollbook.toml, if it exists]")
+            .help("File of settings [default: ./rollbook.toml]. Each is also a flag, such as --data-dir: rollbook config")
             .global(true)
             .help_heading(HEADING);
         let flags = SETTINGS.iter().filter_map(|setting| {
@@ -59,7 +60,7 @@ impl Args for SettingFlags {
                 .value_name(form(&setting.kind))
                 .help(format!("{}{default}", setting.sentence()))
                 .action(ArgAction::Set)
-                .hide(!setting.everyday)
+                .hide(true)
                 .global(true)
                 .help_heading(HEADING);
             Some(flag)

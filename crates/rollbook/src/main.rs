@@ -1,7 +1,7 @@
 //! Rollbook keeps a team's own SQL database in sync with Clerk.
 //!
 //! Binary: command line, configuration, wiring, signals. The rules are in `rollbook-core`.
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 nothing is known of the id or name.
 
 mod arguments;
 mod audit;
@@ -43,6 +43,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const FAILED: u8 = 1;
 const MISUSED: u8 = 2;
+const NOTHING_KNOWN: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
@@ -62,7 +63,8 @@ fn main() -> ExitCode {
         return ExitCode::from(MISUSED);
     }
     output::say(&format!("rollbook: {error:#}"));
-    ExitCode::from(FAILED)
+    let is_unknown = error.downcast_ref::<commands::NothingKnown>().is_some();
+    ExitCode::from(if is_unknown { NOTHING_KNOWN } else { FAILED })
 }
 
 /// Exits after wrong usage, or after printing the help.

@@ -149,7 +149,7 @@ impl fmt::Display for Table {
 
 /// Returns the width of a text on a terminal, well enough for a table: two columns for ideographs, Hangul and
 /// emoji, none for combining marks.
-fn columns_of(cell: &str) -> usize {
+pub(crate) fn columns_of(cell: &str) -> usize {
     let columns = |c: char| match c {
         '\u{300}'..='\u{36f}' | '\u{200b}'..='\u{200d}' | '\u{fe00}'..='\u{fe0f}' => 0,
         '\u{1100}'..='\u{115f}'

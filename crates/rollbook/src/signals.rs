@@ -30,6 +30,11 @@ impl Signals {
         std::process::exit(IMPATIENT);
     }
 
+    /// Returns after the first signal.
+    pub(crate) async fn first(mut self) {
+        self.next().await;
+    }
+
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

@@ -1,5 +1,6 @@
 //! The queue as an operator sees it: counts, messages, dead letters and repairs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use super::QueueError;
 use crate::delivery::MessageId;
 use crate::protection::Protection;
-use crate::retry::Failure;
+use crate::retry::{Failure, Reason};
 use crate::time::Timestamp;
 use crate::trace::Traceparent;
 use crate::weakness::Weakness;
@@ -28,6 +29,29 @@ pub trait QueueAdmin: Send + Sync {
         after: Option<DeadLetterPosition>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Returns matching dead letters, newest first, starting before the position `before`. Bounded like
+    /// [`dead_letters`](Self::dead_letters).
+    async fn newest_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        before: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Counts matching dead letters by reason and event type in one step: examines at most `limit` after `after`, matching
+    /// or not. Reads only; an engine that can avoids reading bodies.
+    async fn sum_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<DeadLetterSums, QueueError> {
+        let page = self.dead_letters(filter, after, limit).await?;
+        let mut sums = DeadLetterSums { next: page.last().map(|last| last.position), ..Default::default() };
+        page.iter().for_each(|letter| sums.add(&letter.failure, letter.parked_at));
+        Ok(sums)
+    }
 
     /// Redrives matching dead letters, oldest first, in one step: same id, same body, attempts from zero. A
     /// step examines at most `limit` dead letters after `after`, matching or not, so that it blocks
@@ -54,14 +78,18 @@ pub trait QueueAdmin: Send + Sync {
         Ok(BulkStep { changed: page.len(), next: page.last().map(|letter| letter.position) })
     }
 
-    /// Deletes matching dead letters permanently, oldest first, in one step. Bounded like
-    /// [`redrive`](Self::redrive).
+    /// Deletes matching dead letters permanently, oldest first, in one step, and records each in the same transaction (see
+    /// [`discards`](Self::discards)). Bounded like [`redrive`](Self::redrive).
     async fn discard(
         &self,
         filter: &DeadLetterFilter,
         after: Option<DeadLetterPosition>,
         limit: usize,
     ) -> Result<BulkStep, QueueError>;
+
+    /// Returns the records of discards of this message, oldest first. An engine keeps the last [`DISCARDS_KEPT`] records
+    /// of each of its parts. Reads only.
+    async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError>;
 
     /// Returns one page of the messages that are neither done nor dead, in no particular order: at most
     /// `limit` (at least one) starting after `after`, and fewer if their bodies would exceed
@@ -105,6 +133,55 @@ pub trait QueueAdmin: Send + Sync {
     async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
         _ = repair;
         Ok(Audit { messages: self.stats().await?.depth(), ..Audit::default() })
+    }
+}
+
+/// Number of records of discards that a queue, or each of its shards, keeps: the last ones.
+pub const DISCARDS_KEPT: usize = 10_000;
+
+/// Record of a discarded dead letter: why it was one, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// Time of the discard.
+    pub discarded_at: Timestamp,
+    /// Time at which the message was parked.
+    pub parked_at: Timestamp,
+    /// Number of the last attempt.
+    pub attempts: u32,
+    /// Reason of the last failure.
+    pub failure: Failure,
+}
+
+/// Result of one step of counting dead letters by reason and type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadLetterSums {
+    /// Counts of this step, by reason and event type.
+    pub groups: BTreeMap<(Reason, Option<String>), DeadLetterSum>,
+    /// Position after which the next step continues; `None` at the end of the dead letters.
+    pub next: Option<DeadLetterPosition>,
+}
+
+/// Dead letters with one reason and one event type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetterSum {
+    /// Number of dead letters.
+    pub count: u64,
+    /// Time at which the newest one was parked.
+    pub newest_at: Timestamp,
+}
+
+impl DeadLetterSums {
+    /// Counts a dead letter.
+    pub fn add(&mut self, failure: &Failure, parked_at: Timestamp) {
+        let sum = DeadLetterSum { count: 1, newest_at: parked_at };
+        self.add_sum((failure.reason, failure.event_type.clone()), sum);
+    }
+
+    /// Adds the sum of other dead letters with this reason and type.
+    pub fn add_sum(&mut self, group: (Reason, Option<String>), other: DeadLetterSum) {
+        let sum = self.groups.entry(group).or_insert(DeadLetterSum { count: 0, ..other });
+        sum.count = sum.count.saturating_add(other.count);
+        sum.newest_at = sum.newest_at.max(other.newest_at);
     }
 }
 

@@ -38,6 +38,54 @@ async fn dead(count: usize, size: usize) -> Arc<MemoryQueue> {
     queue
 }
 
+async fn park(queue: &MemoryQueue, ids: &[&str], reason: Reason) {
+    for id in ids {
+        let body = Bytes::from_static(b"x");
+        let received_at = Timestamp::from_millis(0);
+        let delivery = Delivery { id: MessageId::new(*id), received_at, traceparent: None, body };
+        all_of(queue.enqueue_many(&[delivery]).await).expect("it is taken");
+        let leases = queue.lease(request(1, Duration::from_secs(60), Duration::ZERO)).await.expect("leases");
+        let failure = Failure { reason, detail: String::new(), event_type: Some("user.created".to_owned()) };
+        let settle =
+            leases.into_iter().map(|lease| (lease, Settlement::DeadLetter { failure: failure.clone() }));
+        all_of(queue.settle_many(&settle.collect::<Vec<_>>()).await).expect("it is settled");
+    }
+}
+
+fn ids(letters: &[DeadLetterView]) -> Vec<&str> {
+    letters.iter().map(|letter| letter.id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_follower_returns_each_dead_letter_once_also_one_that_appears_before_the_last() {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(100_000)));
+    let queue = MemoryQueue::new(100, clock.clone());
+    let (mut follower, all) = (Follower::default(), DeadLetterFilter::default());
+    assert_eq!(ids(&follower.turn(&queue, &all).await.expect("it reads")), [""; 0]);
+    park(&queue, &["msg_1", "msg_2"], Reason::TooDeep).await;
+    assert_eq!(ids(&follower.turn(&queue, &all).await.expect("it reads")), ["msg_1", "msg_2"]);
+    assert_eq!(ids(&follower.turn(&queue, &all).await.expect("it reads")), [""; 0]);
+    // The clock of another server is five seconds behind.
+    clock.set(Timestamp::from_millis(95_000));
+    park(&queue, &["msg_3"], Reason::TooDeep).await;
+    assert_eq!(ids(&follower.turn(&queue, &all).await.expect("it reads")), ["msg_3"]);
+    assert_eq!(ids(&follower.turn(&queue, &all).await.expect("it reads")), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_list_has_the_newest_first_and_a_summary_the_largest_group_first() {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
+    let queue = MemoryQueue::new(1_000, clock);
+    park(&queue, &["msg_1"], Reason::TooDeep).await;
+    park(&queue, &["msg_2", "msg_3"], Reason::StoreRefused).await;
+    let all = DeadLetterFilter::default();
+    assert_eq!(ids(&list(&queue, &all, 2).await.expect("it reads")), ["msg_3", "msg_2"]);
+    let summary = summary(&queue, &all).await.expect("it reads");
+    let groups: Vec<(Reason, u64)> = summary.groups.iter().map(|group| (group.reason, group.count)).collect();
+    assert_eq!((summary.total, summary.others), (3, 0));
+    assert_eq!(groups, [(Reason::StoreRefused, 2), (Reason::TooDeep, 1)]);
+}
+
 /// A queue in which these calls fail. Calls are counted from zero.
 fn failing(
     queue: &Arc<MemoryQueue>,

@@ -134,7 +134,7 @@ pub(super) fn of_other(user: &Value, primary: Option<&str>, asked: &[String]) ->
 }
 
 /// Returns the addresses in a user's object, and whether each is verified.
-fn listed(user: &Value) -> impl Iterator<Item = (String, bool)> + '_ {
+pub(crate) fn listed(user: &Value) -> impl Iterator<Item = (String, bool)> + '_ {
     let elements = LISTS.iter().filter_map(|list| user.get(list)?.as_array()).flatten();
     elements.flat_map(|element| {
         let status = element.get("verification").and_then(|verification| verification.get("status"));
@@ -145,7 +145,7 @@ fn listed(user: &Value) -> impl Iterator<Item = (String, bool)> + '_ {
 }
 
 /// Normalizes an address: lower case, no spaces around it.
-pub(super) fn plain(address: &str) -> String {
+pub(crate) fn plain(address: &str) -> String {
     address.trim().to_lowercase()
 }
 

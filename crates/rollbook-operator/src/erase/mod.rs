@@ -10,7 +10,7 @@
 //! * A second run is harmless, also after any failure. It continues where the first one ended.
 //! * Data of others stays and is reported, and so are copies that cannot be reached.
 
-mod addresses;
+pub(crate) mod addresses;
 mod copies;
 mod person;
 mod progress;
@@ -25,7 +25,7 @@ use rollbook_core::catalog::{
     ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATIONS, RESOURCES, Resource, USERS,
 };
 use rollbook_core::queue::{QueueAdmin, QueueError};
-use rollbook_core::store::{ErasedCounts, ErasureProgress, FullStore, RowView, Rows, StoreError};
+use rollbook_core::store::{ErasedCounts, ErasureProgress, FullStore, RowView, StoreError};
 use rollbook_core::time::Clock;
 
 pub use self::addresses::Rejection;
@@ -35,7 +35,6 @@ pub use self::progress::{Progress, ReportProgress};
 pub use self::report::{Mentions, RejectedAddress, Removed, Report, RowName};
 pub use self::scan::Found;
 use self::search::Key;
-use crate::resource_of_id;
 use crate::words::many;
 
 /// Maximum number of rounds: a round erases rows, removes messages, and searches for what arrived meanwhile.
@@ -109,22 +108,6 @@ struct Done {
     coming: u64,
 }
 
-/// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows it.
-///
-/// # Errors
-/// The store cannot be read.
-pub async fn kind_of(store: &dyn Rows, id: &str) -> Result<Option<&'static Resource>, StoreError> {
-    if let Some(resource) = resource_of_id(id) {
-        return Ok(Some(resource));
-    }
-    for resource in RESOURCES {
-        if store.get(resource, id).await?.is_some() {
-            return Ok(Some(resource));
-        }
-    }
-    Ok(None)
-}
-
 impl<'a> Erasure<'a> {
     /// Judges who the person is, then learns what belongs to the person. `addresses` are taken as proved. Reads only.
     ///
@@ -162,6 +145,14 @@ impl<'a> Erasure<'a> {
         self.person.judge(ports).await?;
         self.person.learn(ports).await?;
         Ok(found)
+    }
+
+    /// Returns whether store or queue knows anything of the person.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn is_known(&self) -> Result<bool, StoreError> {
+        Ok(self.preview().await?.was_known)
     }
 
     /// Reports the plan.

@@ -104,6 +104,14 @@ pub struct Mentions {
     pub organizations: u64,
 }
 
+impl Mentions {
+    /// Returns whether a row of others contains data of the person.
+    const fn any(&self) -> bool {
+        let Self { invitations, domains, billing, organizations } = self;
+        !invitations.is_empty() || !domains.is_empty() || !billing.is_empty() || *organizations > 0
+    }
+}
+
 impl Report {
     pub(super) fn new(person: &Person, found: &Found, done: Option<&Done>, mentions: Mentions) -> Self {
         let names = |keys: &mut dyn Iterator<Item = &Key>| {
@@ -115,11 +123,12 @@ impl Report {
         }
         let rejected = person.addresses.rejected().iter();
         let in_queue = found.all() + found.mentions > 0;
+        let is_known = in_queue || !person.rows.is_empty() || mentions.any();
         Self {
             id: person.id.clone(),
             resource: person.resource,
             dry_run: done.is_none(),
-            was_known: person.was_known.unwrap_or_default() || in_queue || !person.rows.is_empty(),
+            was_known: person.was_known.unwrap_or_default() || is_known,
             had_row: person.rows.contains(&(person.resource.table, person.id.clone())),
             complete: done.map(|done| done.left.is_empty()),
             left: done.map(|done| done.left.clone()),

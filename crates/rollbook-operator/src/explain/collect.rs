@@ -107,6 +107,7 @@ fn history(
     let is_queued = queue.as_ref().is_ok_and(Queued::has_something);
     let mut history = History {
         id: question.id.to_owned(),
+        named: None,
         is_known: has_row || !deliveries.is_empty() || is_queued,
         subject,
         deliveries: deliveries.into_iter().map(AppliedDelivery::new).collect(),

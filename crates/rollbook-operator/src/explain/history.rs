@@ -12,13 +12,17 @@ use super::held::HeldSubject;
 use super::pending::Pending;
 use super::queued::Queued;
 use super::row::{Membership, Row, State};
+use crate::lookup::Named;
 use crate::serialize::{or_error, text};
 
 /// Everything that is known about one id.
 #[derive(Debug, Serialize)]
 pub struct History {
-    /// Id of the question.
+    /// Id of the question, or of the subject that the question named.
     pub id: String,
+    /// Way in which the question named the subject, if not by its id; the caller sets it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub named: Option<Named>,
     /// Whether store or queue knows the id.
     pub is_known: bool,
     /// Subject with this id; `None` if the id is that of a delivery.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use rollbook_core::catalog::Resource;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    DeadLetter, DeadLetterFilter, MessageState, QueueAdmin, QueueError, QueuedMessage,
+    DeadLetter, DeadLetterFilter, Discard, MessageState, QueueAdmin, QueueError, QueuedMessage,
 };
-use rollbook_core::retry::Reason;
+use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::trace::Traceparent;
 use serde::Serialize;
@@ -29,6 +29,9 @@ pub struct Queued {
     pub messages: Vec<Message>,
     /// Dead letters.
     pub dead_letters: Vec<ParkedMessage>,
+    /// Discards of the message with the id of the question.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub discards: Vec<DiscardedMessage>,
     /// Number of further messages and dead letters, beyond the limit.
     #[serde(rename = "untold")]
     pub omitted: u64,
@@ -105,10 +108,39 @@ pub struct ParkedMessage {
     pub attempts: u32,
 }
 
+/// Record of a discarded dead letter.
+#[derive(Debug, Serialize)]
+pub struct DiscardedMessage {
+    /// Time of the discard.
+    #[serde(serialize_with = "text")]
+    pub discarded_at: Timestamp,
+    /// Time at which the message became a dead letter.
+    #[serde(serialize_with = "text")]
+    pub parked_at: Timestamp,
+    /// Event type, if it was known.
+    #[serde(rename = "type")]
+    pub event_type: Option<String>,
+    /// Reason of the last failure.
+    #[serde(serialize_with = "text")]
+    pub reason: Reason,
+    /// Details of the last failure.
+    pub detail: String,
+    /// Number of counted attempts.
+    pub attempts: u32,
+}
+
+impl From<Discard> for DiscardedMessage {
+    fn from(record: Discard) -> Self {
+        let Discard { discarded_at, parked_at, attempts, failure } = record;
+        let Failure { reason, detail, event_type } = failure;
+        Self { discarded_at, parked_at, event_type, reason, detail, attempts }
+    }
+}
+
 impl Queued {
-    /// Returns whether a message or a dead letter was found.
+    /// Returns whether a message or a dead letter was found, or a record of its discard.
     pub fn has_something(&self) -> bool {
-        !self.messages.is_empty() || !self.dead_letters.is_empty()
+        !self.messages.is_empty() || !self.dead_letters.is_empty() || !self.discards.is_empty()
     }
 }
 
@@ -123,6 +155,7 @@ pub(super) async fn by_id(queue: &dyn QueueAdmin, id: &MessageId) -> Result<Queu
     for letter in queue.dead_letters(&filter, None, 1).await? {
         queued.dead_letters.push(ParkedMessage::new(letter, None));
     }
+    queued.discards.extend(queue.discards(id).await?.into_iter().map(DiscardedMessage::from));
     Ok(queued)
 }
 

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use prometheus::Registry;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage,
-    QueueAdmin, QueueError, QueueStats, QueuedMessage, StorageSpace,
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Durability, MessagesCursor,
+    MessagesPage, QueueAdmin, QueueError, QueueStats, QueuedMessage, StorageSpace,
 };
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
@@ -100,6 +100,19 @@ impl QueueAdmin for FakeQueue {
         _: Option<DeadLetterPosition>,
         _: usize,
     ) -> Result<Vec<DeadLetter>, QueueError> {
+        panic!("a probe asks for no dead letters")
+    }
+
+    async fn newest_dead_letters(
+        &self,
+        _: &DeadLetterFilter,
+        _: Option<DeadLetterPosition>,
+        _: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        panic!("a probe asks for no dead letters")
+    }
+
+    async fn discards(&self, _: &MessageId) -> Result<Vec<Discard>, QueueError> {
         panic!("a probe asks for no dead letters")
     }
 

@@ -1,39 +1,21 @@
-//! Dead letters: list, redrive, discard.
+//! Dead letters: list, sums, redrive, discard.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use redis::{Script, cmd};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, PAGE_BYTES_MAX, QueueError,
+    BulkStep, DISCARDS_KEPT, DeadLetter, DeadLetterFilter, DeadLetterPosition, DeadLetterSums,
+    PAGE_BYTES_MAX, QueueError,
 };
-use rollbook_core::retry::{Failure, Reason};
-use rollbook_core::time::Timestamp;
-use serde_json::Value;
 
+use super::dead_letter_entry::{Found, local_before, local_position};
 use super::{BATCH_MAX, RedisQueue, Shard};
 use crate::id;
-use crate::shard::SHARDS_MAX;
-use crate::value::{self, Stored};
 
 /// Maximum dead letters read in one call.
 const PAGE: usize = 500;
-
-/// Positions of dead letters per millisecond (settle.lua).
-const POSITIONS_A_MILLISECOND: i64 = 1024;
-
-/// Detail of a dead letter without a readable reason.
-const UNKNOWN: &str = "reason unknown: its entry in failures is missing or unreadable";
-
-/// Dead letter without its body.
-struct Found {
-    position: DeadLetterPosition,
-    shard: usize,
-    id: Vec<u8>,
-    parked_at: Timestamp,
-    attempts: u32,
-    failure: Failure,
-}
 
 impl RedisQueue {
     pub(super) async fn list_dead(
@@ -43,6 +25,34 @@ impl RedisQueue {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, QueueError> {
         let found = self.find_dead(filter, after, limit).await?;
+        self.with_bodies(&found).await
+    }
+
+    /// Lists the newest ones before a position.
+    pub(super) async fn list_newest_dead(
+        &self,
+        filter: &DeadLetterFilter,
+        before: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        let mut found = if let Some(id) = &filter.id {
+            let mut one = self.find_dead_one(id, filter, None).await?;
+            one.retain(|found| before.is_none_or(|before| found.position < before));
+            one
+        } else {
+            let mut all = Vec::new();
+            for (index, shard) in self.shards.iter().enumerate() {
+                all.extend(self.find_newest_in(index, shard, filter, before, limit).await?);
+            }
+            all.sort_by_key(|found| Reverse(found.position));
+            all
+        };
+        found.truncate(limit);
+        self.with_bodies(&found).await
+    }
+
+    /// Reads the bodies of these dead letters, up to the size of a page.
+    async fn with_bodies(&self, found: &[Found]) -> Result<Vec<DeadLetter>, QueueError> {
         let (mut letters, mut bytes) = (Vec::new(), 0_usize);
         let mut stored = HashMap::new();
         for (index, letter) in found.iter().enumerate() {
@@ -50,7 +60,7 @@ impl RedisQueue {
                 if bytes > PAGE_BYTES_MAX {
                     break;
                 }
-                self.read_bodies(&found, index, &mut stored).await?;
+                self.read_bodies(found, index, &mut stored).await?;
             }
             // No body: redriven or discarded meanwhile.
             let Some(letter) = stored.remove(&index).flatten().map(|value| letter.letter(&value)) else {
@@ -102,13 +112,26 @@ impl RedisQueue {
         Ok(BulkStep { changed: found.len(), next })
     }
 
+    /// Sums one page; reads no bodies.
+    pub(super) async fn sum_dead(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<DeadLetterSums, QueueError> {
+        let (found, next) = self.next_dead(filter, after, limit).await?;
+        let mut sums = DeadLetterSums { next, ..DeadLetterSums::default() };
+        found.iter().for_each(|letter| sums.add(&letter.failure, letter.parked_at));
+        Ok(sums)
+    }
+
     pub(super) async fn redrive_dead(
         &self,
         filter: &DeadLetterFilter,
         after: Option<DeadLetterPosition>,
         limit: usize,
     ) -> Result<BulkStep, QueueError> {
-        self.step(&self.scripts.redrive, filter, after, limit).await
+        self.step((&self.scripts.redrive, self.depth_max()), filter, after, limit).await
     }
 
     pub(super) async fn discard_dead(
@@ -117,14 +140,14 @@ impl RedisQueue {
         after: Option<DeadLetterPosition>,
         limit: usize,
     ) -> Result<BulkStep, QueueError> {
-        self.step(&self.scripts.discard, filter, after, limit).await
+        self.step((&self.scripts.discard, DISCARDS_KEPT as u64), filter, after, limit).await
     }
 
     /// Runs one step of a bulk operation, by a script per shard: of the next `limit` dead letters those that
     /// match.
     async fn step(
         &self,
-        script: &Script,
+        (script, argument): (&Script, u64),
         filter: &DeadLetterFilter,
         after: Option<DeadLetterPosition>,
         limit: usize,
@@ -135,7 +158,7 @@ impl RedisQueue {
             for part in ids.chunks(BATCH_MAX) {
                 let (count, is_full): (usize, u8) = self
                     .call(script, &self.shards[shard], |command| {
-                        command.arg(self.depth_max()).arg(part);
+                        command.arg(argument).arg(part);
                     })
                     .await?;
                 changed += count;
@@ -215,6 +238,47 @@ impl RedisQueue {
         Ok(Vec::new())
     }
 
+    async fn find_newest_in(
+        &self,
+        index: usize,
+        shard: &Shard,
+        filter: &DeadLetterFilter,
+        before: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<Found>, QueueError> {
+        let mut found = Vec::new();
+        let mut until =
+            before.map_or_else(|| "+inf".to_owned(), |before| local_before(before, index).to_string());
+        while found.len() < limit {
+            let mut command = cmd("ZREVRANGEBYSCORE");
+            command.arg(shard.keys.dead()).arg(&until).arg("-inf").arg("WITHSCORES");
+            let page: Vec<(Vec<u8>, i64)> = self.read(shard, command.arg("LIMIT").arg(0).arg(PAGE)).await?;
+            let Some((_, last)) = page.last() else { break };
+            until = (last - 1).to_string();
+            let letters = self.with_failures(index, shard, page).await?;
+            found.extend(letters.into_iter().filter(|letter| letter.matches(filter)));
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Reads the reasons of a page of dead letters.
+    async fn with_failures(
+        &self,
+        index: usize,
+        shard: &Shard,
+        page: Vec<(Vec<u8>, i64)>,
+    ) -> Result<Vec<Found>, QueueError> {
+        let mut command = cmd("HMGET");
+        command.arg(shard.keys.failures());
+        for (id, _) in &page {
+            command.arg(id);
+        }
+        let failures: Vec<Option<String>> = self.read(shard, &command).await?;
+        let letters = page.into_iter().zip(failures);
+        Ok(letters.map(|((id, position), why)| Found::read(id, position, index, why.as_deref())).collect())
+    }
+
     async fn find_dead_in(
         &self,
         index: usize,
@@ -239,17 +303,8 @@ impl RedisQueue {
             let page: Vec<(Vec<u8>, i64)> = self.read(shard, &command).await?;
             let Some((_, last)) = page.last() else { break };
             from = last + 1;
-            let mut command = cmd("HMGET");
-            command.arg(shard.keys.failures());
-            for (id, _) in &page {
-                command.arg(id);
-            }
-            let failures: Vec<Option<String>> = self.read(shard, &command).await?;
-            let letters = page
-                .into_iter()
-                .zip(failures)
-                .map(|((id, position), failure)| Found::read(id, position, index, failure.as_deref()));
-            found.extend(letters.filter(|letter| letter.matches(filter)));
+            let letters = self.with_failures(index, shard, page).await?;
+            found.extend(letters.into_iter().filter(|letter| letter.matches(filter)));
         }
         found.truncate(limit);
         Ok(found)
@@ -262,85 +317,4 @@ fn by_shard(found: &[Found]) -> BTreeMap<usize, Vec<&[u8]>> {
         ids.entry(letter.shard).or_default().push(&letter.id);
     }
     ids
-}
-
-/// Converts a shard's local position to one that is unique over all shards.
-fn listing_position(local: i64, shard: usize) -> DeadLetterPosition {
-    DeadLetterPosition(local * i64::from(SHARDS_MAX) + i64::try_from(shard).unwrap_or_default())
-}
-
-/// Returns the last local position of a shard that does not follow `position`.
-fn local_position(position: DeadLetterPosition, shard: usize) -> i64 {
-    (position.0 - i64::try_from(shard).unwrap_or_default()).div_euclid(i64::from(SHARDS_MAX))
-}
-
-impl Found {
-    /// Builds a dead letter from its indexes. Missing values are reported as unknown: it is listed in any
-    /// case.
-    fn read(id: Vec<u8>, local: i64, shard: usize, failure: Option<&str>) -> Self {
-        let parts = failure.and_then(|failure| failure.split_once(' '));
-        let failure: Option<Value> = parts.and_then(|(_, failure)| serde_json::from_str(failure).ok());
-        let is_known = failure.is_some();
-        let failure = failure.unwrap_or_default();
-        let text = |key: &str| failure[key].as_str();
-        let parked_at = parts.and_then(|(parked_at, _)| parked_at.parse().ok());
-        Self {
-            position: listing_position(local, shard),
-            shard,
-            id,
-            // The position starts with the time (settle.lua).
-            parked_at: Timestamp::from_millis(parked_at.unwrap_or(local / POSITIONS_A_MILLISECOND)),
-            attempts: failure["attempts"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
-            failure: Failure {
-                // An unknown reason was written by a newer build.
-                reason: text("reason").and_then(Reason::parse).unwrap_or(Reason::CorruptEntry),
-                detail: if is_known { text("detail").unwrap_or_default() } else { UNKNOWN }.to_owned(),
-                event_type: text("event_type").map(str::to_owned),
-            },
-        }
-    }
-
-    fn matches(&self, filter: &DeadLetterFilter) -> bool {
-        let DeadLetterFilter { id, event_type, reason, since } = filter;
-        id.as_ref().is_none_or(|id| *id::stored(id.as_str()) == self.id[..])
-            && event_type.as_ref().is_none_or(|wanted| self.failure.event_type.as_ref() == Some(wanted))
-            && reason.as_ref().is_none_or(|reason| self.failure.reason.as_str() == reason)
-            && since.is_none_or(|since| self.parked_at >= since)
-    }
-
-    fn letter(&self, stored: &[u8]) -> DeadLetter {
-        let Stored { received_at, traceparent, body } = value::show(stored);
-        DeadLetter {
-            position: self.position,
-            id: id::to_message_id(&self.id),
-            received_at,
-            traceparent,
-            parked_at: self.parked_at,
-            attempts: self.attempts,
-            failure: self.failure.clone(),
-            body,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn in_every_shard_a_page_starts_after_the_last_letter_of_the_previous_page() {
-        for (shard, local) in [(0, 5), (3, 5), (63, 7)] {
-            let last = listing_position(local, shard);
-            for other in 0..64 {
-                for candidate in local - 1..=local + 1 {
-                    let is_behind = listing_position(candidate, other) > last;
-                    assert_eq!(
-                        candidate > local_position(last, other),
-                        is_behind,
-                        "{shard} {other} {candidate}"
-                    );
-                }
-            }
-        }
-    }
 }

@@ -18,7 +18,9 @@
 mod admin;
 mod audit;
 mod calls;
+mod dead_letter_entry;
 mod dead_letters;
+mod discards;
 mod enqueue;
 mod idle;
 mod lease;
@@ -40,9 +42,9 @@ use redis::{Cmd, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
-    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
-    LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin, QueueError, QueueStats, QueuedMessage,
-    Settled, Settlement, StorageSpace,
+    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, DeadLetterSums, Discard,
+    Durability, Enqueued, Lease, LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin,
+    QueueError, QueueStats, QueuedMessage, Settled, Settlement, StorageSpace,
 };
 use tokio::time::Instant;
 
@@ -264,6 +266,28 @@ impl QueueAdmin for RedisQueue {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, QueueError> {
         self.list_dead(filter, after, limit).await
+    }
+
+    async fn newest_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        before: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        self.list_newest_dead(filter, before, limit).await
+    }
+
+    async fn sum_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<DeadLetterSums, QueueError> {
+        self.sum_dead(filter, after, limit).await
+    }
+
+    async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError> {
+        self.find_discards(id).await
     }
 
     async fn redrive(

@@ -1,10 +1,14 @@
--- Discards dead letters permanently. ARGV: clock, an unused number, ids. Returns the number discarded, and 0.
+-- Discards dead letters permanently, and records each without its body. ARGV: clock, maximum number of records, ids.
+-- Returns the number discarded, and 0.
 local discarded = 0
 for index = 3, #ARGV do
-  if redis.call('ZSCORE', DEAD, ARGV[index]) then
-    redis.call('HDEL', MESSAGES, ARGV[index])
-    redis.call('HDEL', FAILURES, ARGV[index])
-    redis.call('ZREM', DEAD, ARGV[index])
+  local id = ARGV[index]
+  if redis.call('ZSCORE', DEAD, id) then
+    local failure = redis.call('HGET', FAILURES, id) or ''
+    redis.call('XADD', DISCARDED, 'MAXLEN', ARGV[2], next_entry, 'i', id, 'f', failure)
+    redis.call('HDEL', MESSAGES, id)
+    redis.call('HDEL', FAILURES, id)
+    redis.call('ZREM', DEAD, id)
     discarded = discarded + 1
   end
 end

@@ -1,6 +1,6 @@
 -- Shared by all scripts. KEYS are all keys of one shard, always in this order; ARGV[1] is the current time in
 -- milliseconds, or empty for the server's clock.
-local NEW, AGAIN, MESSAGES, DUE, TRIES, LEASES, AGES, DEAD, FAILURES, META, REQUESTS = unpack(KEYS)
+local NEW, AGAIN, MESSAGES, DUE, TRIES, LEASES, AGES, DEAD, FAILURES, META, REQUESTS, DISCARDED = unpack(KEYS)
 local GROUP = 'workers'
 
 -- Maximum entries per batch, and per call.

@@ -6,7 +6,8 @@ use std::path::Path;
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueError, QueueStats, StorageSpace,
+    BulkStep, DISCARDS_KEPT, DeadLetter, DeadLetterFilter, DeadLetterPosition, DeadLetterSums, Discard,
+    QueueError, QueueStats, StorageSpace,
 };
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
@@ -88,19 +89,40 @@ fn query<T>(
     Ok(None)
 }
 
-/// Dead letters that match: a page.
+/// Dead letters that match: a page, oldest first.
 pub(super) fn list(
     connection: &Connection,
     filter: &DeadLetterFilter,
     after: Option<DeadLetterPosition>,
     limit: usize,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
+    page(connection, filter, (after, limit), "seq > :after", "seq")
+}
+
+/// Dead letters that match: a page, newest first.
+pub(super) fn list_newest(
+    connection: &Connection,
+    filter: &DeadLetterFilter,
+    before: Option<DeadLetterPosition>,
+    limit: usize,
+) -> rusqlite::Result<Vec<DeadLetter>> {
+    let before = Some(before.unwrap_or(DeadLetterPosition(i64::MAX)));
+    page(connection, filter, (before, limit), "seq < :after", "seq DESC")
+}
+
+fn page(
+    connection: &Connection,
+    filter: &DeadLetterFilter,
+    (from, limit): (Option<DeadLetterPosition>, usize),
+    window: &str,
+    order: &str,
+) -> rusqlite::Result<Vec<DeadLetter>> {
     let sql = format!(
         "SELECT seq, CAST(id AS BLOB), received_at, died_at, attempts, reason, detail, event_type, body, traceparent
-           FROM dead_letters WHERE seq > :after AND {MATCHING} ORDER BY seq LIMIT :limit"
+           FROM dead_letters WHERE {window} AND {MATCHING} ORDER BY {order} LIMIT :limit"
     );
     let (mut letters, mut page) = (Vec::new(), PageBytes::default());
-    query(connection, &sql, filter, (after, limit), |row| {
+    query(connection, &sql, filter, (from, limit), |row| {
         let letter = read(row)?;
         if !page.has_room_for(&letter.body) {
             return Ok(ControlFlow::Break(()));
@@ -112,7 +134,7 @@ pub(super) fn list(
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
-    let (id, reason): (Vec<u8>, String) = (row.get(1)?, row.get(5)?);
+    let id: Vec<u8> = row.get(1)?;
     Ok(DeadLetter {
         position: DeadLetterPosition(row.get(0)?),
         id: MessageId::new(String::from_utf8_lossy(&id)),
@@ -120,14 +142,45 @@ fn read(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         traceparent: traceparent(row, 9)?,
         parked_at: Timestamp::from_millis(row.get(3)?),
         attempts: row.get(4)?,
-        failure: Failure {
-            // A reason that this build does not know was written by a newer one.
-            reason: Reason::parse(&reason).unwrap_or(Reason::CorruptEntry),
-            detail: row.get(6)?,
-            event_type: row.get(7)?,
-        },
+        failure: failure(row, 5)?,
         body: Bytes::from(row.get::<_, Vec<u8>>(8)?),
     })
+}
+
+/// Reads reason, detail and event type from this column and the two behind it.
+fn failure(row: &Row<'_>, column: usize) -> rusqlite::Result<Failure> {
+    let reason: String = row.get(column)?;
+    Ok(Failure {
+        // A reason that this build does not know was written by a newer one.
+        reason: Reason::parse(&reason).unwrap_or(Reason::CorruptEntry),
+        detail: row.get(column + 1)?,
+        event_type: row.get(column + 2)?,
+    })
+}
+
+/// One step of counting dead letters by reason and type. Reads no body.
+pub(super) fn sum(
+    connection: &Connection,
+    filter: &DeadLetterFilter,
+    after: Option<DeadLetterPosition>,
+    limit: usize,
+) -> rusqlite::Result<DeadLetterSums> {
+    let window = if filter.id.is_some() { "id = :id AND" } else { "" };
+    let sql = format!(
+        "SELECT seq, {MATCHING}, died_at, reason, '', event_type FROM dead_letters
+          WHERE {window} seq > :after ORDER BY seq LIMIT :limit"
+    );
+    let (mut sums, mut last, mut count) = (DeadLetterSums::default(), None, 0);
+    query(connection, &sql, filter, (after, limit), |row| {
+        let (seq, matches): (i64, Option<bool>) = (row.get(0)?, row.get(1)?);
+        if matches == Some(true) {
+            sums.add(&failure(row, 3)?, Timestamp::from_millis(row.get(2)?));
+        }
+        (last, count) = (Some(DeadLetterPosition(seq)), count + 1);
+        Ok(ControlFlow::<()>::Continue(()))
+    })?;
+    sums.next = last.filter(|_| count >= limit && filter.id.is_none());
+    Ok(sums)
 }
 
 /// The dead letters that one step of a bulk operation is about.
@@ -229,14 +282,38 @@ pub(super) fn discard(
     filter: &DeadLetterFilter,
     after: Option<DeadLetterPosition>,
     limit: usize,
+    now: Timestamp,
 ) -> rusqlite::Result<BulkStep> {
     let mut counters = Counters::read(connection)?;
+    let mut record = connection.prepare_cached(
+        "INSERT INTO discarded (id, discarded_at, died_at, attempts, reason, detail, event_type)
+         SELECT id, ?2, died_at, attempts, reason, detail, event_type FROM dead_letters WHERE seq = ?1",
+    )?;
     let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
     let Step { chosen, next } = step(connection, filter, after, (limit, STEP_BYTES_MAX))?;
     for seq in &chosen {
+        record.execute((seq, now.as_millis()))?;
         dead_letter.execute((seq,))?;
     }
+    let sql = "DELETE FROM discarded WHERE seq <= (SELECT max(seq) FROM discarded) - ?1";
+    connection.prepare_cached(sql)?.execute((i64::try_from(DISCARDS_KEPT).unwrap_or(i64::MAX),))?;
     counters.dead = counters.dead.saturating_sub(count(chosen.len()));
     counters.write(connection)?;
     Ok(BulkStep { changed: chosen.len(), next })
+}
+
+/// Records of discards of this message, oldest first.
+pub(super) fn discards(connection: &Connection, id: &MessageId) -> rusqlite::Result<Vec<Discard>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT discarded_at, died_at, attempts, reason, detail, event_type FROM discarded WHERE id = ?1 ORDER BY seq",
+    )?;
+    let records = statement.query_map((id.as_str(),), |row| {
+        Ok(Discard {
+            discarded_at: Timestamp::from_millis(row.get(0)?),
+            parked_at: Timestamp::from_millis(row.get(1)?),
+            attempts: row.get(2)?,
+            failure: failure(row, 3)?,
+        })
+    })?;
+    records.collect()
 }

@@ -26,9 +26,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, Enqueued, Lease,
-    LeaseRequest, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer, QueueAdmin, QueueError, QueueStats,
-    QueuedMessage, Settled, Settlement, StorageSpace,
+    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, DeadLetterSums, Discard,
+    Durability, Enqueued, Lease, LeaseRequest, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer,
+    QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled, Settlement, StorageSpace,
 };
 use rollbook_core::rehearsal;
 use rollbook_core::time::Clock;
@@ -205,6 +205,32 @@ impl QueueAdmin for SqliteQueue {
         Ok(self.reads.read(move |connection| admin::list(connection, &filter, after, limit)).await?)
     }
 
+    async fn newest_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        before: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        let filter = filter.clone();
+        let page = move |connection: &Connection| admin::list_newest(connection, &filter, before, limit);
+        Ok(self.reads.read(page).await?)
+    }
+
+    async fn sum_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<DeadLetterSums, QueueError> {
+        let filter = filter.clone();
+        Ok(self.reads.read(move |connection| admin::sum(connection, &filter, after, limit)).await?)
+    }
+
+    async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError> {
+        let id = id.clone();
+        Ok(self.reads.read(move |connection| admin::discards(connection, &id)).await?)
+    }
+
     async fn redrive(
         &self,
         filter: &DeadLetterFilter,
@@ -226,8 +252,9 @@ impl QueueAdmin for SqliteQueue {
         after: Option<DeadLetterPosition>,
         limit: usize,
     ) -> Result<BulkStep, QueueError> {
-        let filter = filter.clone();
-        Ok(self.database.run(move |connection| admin::discard(connection, &filter, after, limit)).await?)
+        let (filter, now) = (filter.clone(), self.clock.now());
+        let discarded = move |connection: &Connection| admin::discard(connection, &filter, after, limit, now);
+        Ok(self.database.run(discarded).await?)
     }
 
     async fn count_dead_letters(

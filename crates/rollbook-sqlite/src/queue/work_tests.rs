@@ -238,7 +238,7 @@ fn the_work_of_a_bulk_step_does_not_grow_with_the_dead_letters_whether_they_matc
         });
         assert_same("dead", "a redrive", redriven);
         let discarded = steps_of(&|queue| {
-            admin::discard(&queue.connection, filter, None, 50).expect("a discard");
+            admin::discard(&queue.connection, filter, None, 50, queue.now).expect("a discard");
         });
         assert_same("dead", "a discard", discarded);
     }

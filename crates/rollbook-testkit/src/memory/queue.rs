@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Enqueued, Lease, LeaseRequest, LeaseToken,
-    MessageState, Producer, QueueError, QueueStats, QueuedMessage, Settled, Settlement,
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Enqueued, Lease, LeaseRequest,
+    LeaseToken, MessageState, Producer, QueueError, QueueStats, QueuedMessage, Settled, Settlement,
 };
 use rollbook_core::retry::Failure;
 use rollbook_core::time::{Clock, Timestamp};
@@ -41,6 +41,7 @@ pub struct MemoryQueue {
 struct State {
     messages: BTreeMap<MessageId, Message>,
     dead: BTreeMap<DeadLetterPosition, DeadLetter>,
+    discards: Vec<(MessageId, Discard)>,
     /// Messages and tokens of the last answer to each lane.
     requests: BTreeMap<u32, (u64, Vec<(MessageId, LeaseToken)>)>,
     /// Counter for everything that must be unique: arrivals, tokens, positions.

@@ -247,6 +247,24 @@ async fn every_line_about_a_delivery_that_came_in_a_trace_names_the_trace_and_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_thousand_dead_letters_of_one_reason_are_two_warnings() {
+    let (log, _logging) = Log::capture();
+    let bench = Bench::new();
+    for number in 0..1_000 {
+        bench.enqueue(&format!("msg_{number}"), "no JSON").await;
+    }
+    bench.enqueue("msg_no_id", event("user.updated", &json!({}))).await;
+    run_until(bench.worker(), bench.drained()).await.expect("a clean end");
+    assert_eq!(bench.queue.dead().len(), 1_001);
+    let detailed = log.lines_with("parked as a dead letter");
+    assert_eq!(detailed.len(), 2, "one of each reason: {detailed:?}");
+    let [sum] = &log.lines_with("more messages were parked")[..] else { panic!("one sum") };
+    for part in ["WARN", "invalid_json", "messages=999", "rollbook dead-letters summary"] {
+        assert!(sum.contains(part), "{part} in {sum}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_of_the_queue_is_logged_once_a_minute_for_all_lanes() {
     let (log, _logging) = Log::capture();
 

@@ -13,11 +13,24 @@ use crate::config::values::{self, AGE_MAX};
 
 #[derive(Subcommand)]
 pub(crate) enum DeadLetters {
-    /// Lists dead letters, oldest first
-    #[command(after_help = "Example:\n  rollbook dead-letters list --type user.updated --since 2h")]
+    /// Sums dead letters by reason and event type
+    #[command(after_help = "Example:\n  rollbook dead-letters summary --since 2h")]
+    Summary {
+        #[command(flatten)]
+        filter: Filter,
+        /// Prints for people or for programs
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Lists dead letters: their sums, then the newest ones first
+    #[command(after_help = "Examples:\n  rollbook dead-letters list --type user.updated --since 2h\n  \
+                            rollbook dead-letters list --follow --reason store_refused")]
     List {
         #[command(flatten)]
         filter: Filter,
+        /// Prints the last ones, and then each new one as it comes, one line each; --output json: one object a line
+        #[arg(long)]
+        follow: bool,
         /// Maximum number of dead letters
         #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,

@@ -18,7 +18,7 @@ pub(crate) fn run(settings: &SettingFlags, arguments: &ConfigCommand) -> anyhow:
     let wrong = Component::ALL.into_iter().filter(|part| wire::backend(&config, *part).check().is_err());
     let unusable: Vec<&str> = wrong.map(|part| wire::url_setting(&config, part).key).collect();
     match arguments.output {
-        Output::Text => print(&config.table(&unusable))?,
+        Output::Text => print(&config.text(&unusable))?,
         Output::Json => print_json(&config.json(&unusable))?,
     }
     Ok(())

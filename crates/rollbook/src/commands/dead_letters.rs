@@ -1,23 +1,32 @@
-//! `dead-letters`: lists, shows, redrives and discards dead letters (see [`rollbook_operator::dead_letters`]).
+//! `dead-letters`: sums, lists, shows, redrives and discards dead letters (see [`rollbook_operator::dead_letters`]).
 //!
 //! With SQLite, the command opens the queue while the serving process has it open: WAL allows both to read, and
 //! writers take turns.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{DeadLetterFilter, QueueAdmin};
+use rollbook_core::queue::{DeadLetterFilter, QueueAdmin, QueueError};
 use rollbook_core::time::Clock;
-use rollbook_operator::dead_letters::{self, BulkLimits, BulkResult, Change, DeadLetterView};
+use rollbook_operator::dead_letters::{
+    self, BulkLimits, BulkResult, Change, DeadLetterView, FOLLOWED_MAX, Follower, Summary,
+};
+use rollbook_operator::words::{many, thousands};
 
 use super::on_all_cores;
 use crate::cli::{Bulk, DeadLetters, Filter, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Problems};
-use crate::output::{Table, harmless, harmless_lines, print, print_json};
+use crate::output::{Table, harmless, harmless_lines, print, print_json, say};
 use crate::progress::ProgressLine;
 use crate::wire;
+
+/// Characters of a failure's details in a table.
+const DETAIL_MAX: usize = 80;
+/// Interval at which new dead letters are looked for.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs the command.
 pub(crate) fn run(config: &Config, command: DeadLetters) -> anyhow::Result<()> {
@@ -25,7 +34,17 @@ pub(crate) fn run(config: &Config, command: DeadLetters) -> anyhow::Result<()> {
     on_all_cores(async {
         let queue = || Ok::<_, anyhow::Error>(wire::open_queue(config, clock.clone())?.admin);
         match command {
-            DeadLetters::List { filter, limit, output } => {
+            DeadLetters::Summary { filter, output } => {
+                let summary = dead_letters::summary(&*queue()?, &read(filter, &*clock)).await?;
+                match output {
+                    Output::Json => Ok(print_json(&summary)?),
+                    Output::Text => Ok(print(&sums(&summary))?),
+                }
+            }
+            DeadLetters::List { filter, follow: true, limit, output } => {
+                follow(&*queue()?, &read(filter, &*clock), limit as usize, output).await
+            }
+            DeadLetters::List { filter, follow: false, limit, output } => {
                 list(&*queue()?, &read(filter, &*clock), limit as usize, output).await
             }
             DeadLetters::Show { id, body, output } => show(&*queue()?, &id, body, output).await,
@@ -79,23 +98,89 @@ async fn list(
         Output::Json => print_json(&listed)?,
         Output::Text if listed.is_empty() => print("no dead letters match")?,
         Output::Text => {
-            let mut table = Table::new(&["id", "type", "reason", "attempts", "parked at"]);
+            let sums = sums(&dead_letters::summary(queue, filter).await?);
+            let mut table = Table::new(&["id", "type", "reason", "attempts", "parked at", "detail"]);
             listed.iter().map(cells).for_each(|row| table.row(row));
-            let more = if listed.len() == limit { "\nthere may be more: raise --limit\n" } else { "" };
-            print(&format!("{table}{more}"))?;
+            let more = if listed.len() == limit { "\nthere may be older ones: raise --limit\n" } else { "" };
+            print(&format!("{sums}\n{table}{more}"))?;
         }
     }
     Ok(())
 }
 
-fn cells(letter: &DeadLetterView) -> [String; 5] {
+/// Formats the sums, with the total first.
+fn sums(summary: &Summary) -> String {
+    let mut text = format!("{}\n", many(summary.total, "dead letter"));
+    if summary.groups.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(&["number", "reason", "type", "newest"]);
+    for group in &summary.groups {
+        let newest = group.newest_at.to_string();
+        table.row([thousands(group.count), group.reason.to_string(), type_of(&group.event_type), newest]);
+    }
+    text.push_str(&table.to_string());
+    if summary.others > 0 {
+        text.push_str(&format!("{} of further types\n", thousands(summary.others)));
+    }
+    text
+}
+
+fn type_of(event_type: &Option<String>) -> String {
+    event_type.clone().unwrap_or_else(|| "(unknown)".to_owned())
+}
+
+fn cells(letter: &DeadLetterView) -> [String; 6] {
+    let mut detail: String = letter.detail.chars().take(DETAIL_MAX).collect();
+    if detail.len() < letter.detail.len() {
+        detail.push('…');
+    }
     [
         letter.id.to_string(),
-        letter.event_type.clone().unwrap_or_else(|| "(unknown)".to_owned()),
+        type_of(&letter.event_type),
         letter.reason.to_string(),
         letter.attempts.to_string(),
         letter.parked_at.to_string(),
+        detail,
     ]
+}
+
+/// Prints the last dead letters, and each new one as it comes. Ends with its reader or a signal.
+async fn follow(
+    queue: &dyn QueueAdmin,
+    filter: &DeadLetterFilter,
+    limit: usize,
+    output: Output,
+) -> anyhow::Result<()> {
+    let show = |letter: &DeadLetterView| -> anyhow::Result<()> {
+        let line = match output {
+            Output::Json => serde_json::to_string(letter)?,
+            Output::Text => harmless(&cells(letter).join("  ")),
+        };
+        Ok(print(&line)?)
+    };
+    let mut follower = Follower::default();
+    let present = follower.turn(queue, filter).await?;
+    present.iter().skip(present.len().saturating_sub(limit)).try_for_each(show)?;
+    let mut is_failing = false;
+    loop {
+        tokio::time::sleep(FOLLOW_EVERY).await;
+        match follower.turn(queue, filter).await {
+            Ok(new) => {
+                is_failing = false;
+                new.iter().try_for_each(show)?;
+                if new.len() == FOLLOWED_MAX {
+                    say("older ones of these were left out: rollbook dead-letters summary");
+                }
+            }
+            Err(QueueError::Unavailable(why)) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    say(&format!("the queue can't answer now, and is asked again: {}", harmless(&why)));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 async fn show(queue: &dyn QueueAdmin, id: &str, with_body: bool, output: Output) -> anyhow::Result<()> {

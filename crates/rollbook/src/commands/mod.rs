@@ -15,10 +15,13 @@ mod reconcile;
 mod resync;
 mod send;
 mod serve;
+mod subjects;
+mod top;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
 
+pub(crate) use self::subjects::NothingKnown;
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Environment};
 use crate::faces::Faces;
@@ -47,6 +50,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Explain(arguments) => explain::run(&load(&settings)?, &arguments),
         Command::Erase(arguments) => erase::run(&load(&settings)?, &arguments),
         Command::Doctor(arguments) => doctor::run(&settings, &arguments),
+        Command::Top(arguments) => top::run(&load(&settings)?, &arguments),
         Command::Config(arguments) => config::run(&settings, &arguments),
         Command::Healthcheck(arguments) => healthcheck::run(&load(&settings)?, &arguments),
         Command::Completions { shell } => {

@@ -9,24 +9,30 @@ use super::setting::{About, Kind};
 use super::settings::{GROUPS, SETTINGS};
 use super::source::Given;
 use super::url::{without_password, without_path};
-use crate::output::Table;
+use crate::output::{columns_of, harmless};
 
 /// Shown for a setting without a value.
 const NOT_SET: &str = "(not set)";
+/// Columns of the report.
+const WIDTH: usize = 100;
+/// Indentation of the meaning, and of what continues on the next line.
+const INDENT: &str = "    ";
 /// Shown for a URL that can't be used.
 const UNUSABLE: &str = "(not shown: it can't be used; rollbook doctor says why)";
 
 impl Config {
-    /// Formats the report as a table. Nothing is shown of the URLs in `unusable`: what seems a host may be
-    /// part of a password.
-    pub(crate) fn table(&self, unusable: &[&str]) -> String {
-        let mut table = Table::new(&["setting", "value", "from", "meaning"]);
+    /// Formats the report as text of at most [`WIDTH`] columns: a line with the value and its source, and the meaning
+    /// below. Nothing is shown of the URLs in `unusable`: what seems a host may be part of a password.
+    pub(crate) fn text(&self, unusable: &[&str]) -> String {
+        let mut text = String::new();
         for (key, setting) in self.entries() {
             let (value, from) = self.shown(key, setting, unusable);
             let value = value.unwrap_or_else(|| NOT_SET.to_owned());
-            table.row([key.to_owned(), value, from, setting.help.to_owned()]);
+            wrap(&mut text, "", &harmless(&format!("{key} = {value} ({from})")));
+            wrap(&mut text, INDENT, setting.help);
         }
-        table.to_string()
+        text.push_str("\nEach setting is also a flag, with - for _: --data-dir. A secret has no flag.\n");
+        text
     }
 
     /// Formats the report as JSON: an object by key.
@@ -77,6 +83,39 @@ impl Config {
     }
 }
 
+/// Adds a text in lines of at most [`WIDTH`] columns. Breaks between words, and a longer word at the last column.
+fn wrap(text: &mut String, indent: &str, words: &str) {
+    let mut line = indent.to_owned();
+    let mut used = indent.len();
+    let mut is_empty = true;
+    let mut end_line = |line: &mut String, used: &mut usize| {
+        text.push_str(line.trim_end());
+        text.push('\n');
+        INDENT.clone_into(line);
+        *used = INDENT.len();
+    };
+    for word in words.split(' ') {
+        if !is_empty {
+            if used + 1 + columns_of(word) > WIDTH {
+                end_line(&mut line, &mut used);
+            } else {
+                line.push(' ');
+                used += 1;
+            }
+        }
+        for letter in word.chars() {
+            let columns = columns_of(letter.encode_utf8(&mut [0; 4]));
+            if used + columns > WIDTH {
+                end_line(&mut line, &mut used);
+            }
+            line.push(letter);
+            used += columns;
+        }
+        is_empty = false;
+    }
+    end_line(&mut line, &mut used);
+}
+
 /// Returns a configuration file with every setting, each commented out and at its default. A test compares
 /// `ops/rollbook.toml` with it.
 pub(crate) fn sample() -> String {
@@ -123,4 +162,58 @@ fn sample_line(setting: &About) -> String {
 fn names(setting: &About) -> String {
     let name = setting.environment();
     if setting.may_be_in_file() { format!("{name}, or {name}_FILE with a path") } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Environment, FileSource, Sources};
+    use super::*;
+
+    #[test]
+    fn the_report_fits_its_width_and_leaves_nothing_out_with_values_of_any_length() {
+        let long = "x".repeat(150);
+        let paths =
+            (0..12).map(|number| format!("/api/webhooks/clerk-{number}")).collect::<Vec<_>>().join(",");
+        let values = [
+            ("ROLLBOOK_DATA_DIR", format!("/srv/{long}/{long}")),
+            ("ROLLBOOK_WEBHOOK_PATH", paths),
+            ("ROLLBOOK_QUEUE_URL", format!("redis://{}.internal:6379/1", "q".repeat(60))),
+            ("DATABASE_URL", format!("postgres://me@{}.internal/{long}", "d".repeat(60))),
+            ("ROLLBOOK_REDIS_CA_FILE", format!("/etc/{long}")),
+            ("ROLLBOOK_LOG", vec!["rollbook_worker=debug"; 12].join(",")),
+            ("CLERK_INSTANCE_ID", format!("ins_{}", "i".repeat(40))),
+        ];
+        let environment: Vec<(&str, &str)> =
+            values.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        for environment in [&environment[..], &[]] {
+            let sources =
+                Sources { flags: &[], environment: Environment::of(environment), file: FileSource::None };
+            let config = Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"));
+            let text = config.text(&[]);
+            let wide: Vec<&str> = text.lines().filter(|line| columns_of(line) > WIDTH).collect();
+            assert!(wide.is_empty(), "{wide:#?}");
+            assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
+            let joined: String = text.split_whitespace().collect();
+            for setting in SETTINGS.iter() {
+                let help: String = setting.help.split_whitespace().collect();
+                assert!(joined.contains(&help), "{} has no meaning", setting.key);
+                let (value, from) = config.shown(setting.key, setting, &[]);
+                let line = format!("{}={}({from})", setting.key, value.as_deref().unwrap_or(NOT_SET));
+                let line: String = line.split_whitespace().collect();
+                assert!(joined.contains(&line), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_is_broken_between_words_and_a_long_word_at_the_last_column() {
+        let mut text = String::new();
+        wrap(&mut text, "", &format!("key = {} (flag)", "x".repeat(300)));
+        wrap(&mut text, INDENT, &"漢字 ".repeat(60));
+        wrap(&mut text, "", &"y".repeat(WIDTH));
+        assert!(text.lines().all(|line| columns_of(line) <= WIDTH), "{text}");
+        let joined: String = text.split_whitespace().collect();
+        assert_eq!(joined.matches('x').count(), 300, "nothing is left out");
+        assert!(text.ends_with(&format!("\n{}\n", "y".repeat(WIDTH))), "{text}");
+    }
 }

@@ -39,8 +39,6 @@ pub(crate) struct About {
     pub(crate) example: &'static str,
     /// Meaning, in one line.
     pub(crate) help: &'static str,
-    /// Whether the help of every command shows the flag. Other flags work too, and `rollbook config` lists all.
-    pub(crate) everyday: bool,
     /// Whether Clerk's or other programs use the name too. Then it has no prefix in the environment.
     is_shared: bool,
 }
@@ -199,7 +197,6 @@ impl<T: 'static> Setting<T> {
             default: None,
             example: "",
             help: "",
-            everyday: false,
             is_shared: false,
         };
         Self { about, parse: Box::new(parse), unset: None }
@@ -225,12 +222,6 @@ impl<T: 'static> Setting<T> {
     /// Sets the text that the sample file shows for a setting that a source must give.
     pub(super) fn such_as(mut self, example: &'static str) -> Self {
         self.about.example = example;
-        self
-    }
-
-    /// Shows the flag in the help of every command.
-    pub(super) fn everyday(mut self) -> Self {
-        self.about.everyday = true;
         self
     }
 

@@ -86,22 +86,22 @@ settings! {
     Settings {
         ("What and where", "What a deployment decides.") => {
             clerk_webhook_signing_secret: Option<SigningSecrets> =
-                secret(signing_secrets).optional("/run/secrets/…").everyday().shared(),
+                secret(signing_secrets).optional("/run/secrets/…").shared(),
                 "one or more whsec_…, separated by commas or spaces; all are tried, so that a secret can be rotated";
-            data_dir: PathBuf = folder().or("./rollbook-data").everyday(),
+            data_dir: PathBuf = folder().or("./rollbook-data"),
                 "folder of queue.db and store.db, the embedded default";
-            listen: SocketAddr = address().or("127.0.0.1:8080").everyday(),
+            listen: SocketAddr = address().or("127.0.0.1:8080"),
                 "address for deliveries; without it 0.0.0.0:PORT where PORT is set";
             port: Option<u16> = number(65_535).optional("8080").shared(),
                 "port for deliveries, on every interface, where listen is not set: hosting platforms set PORT";
-            webhook_path: WebhookPaths = text(webhook_paths).or("/webhooks/clerk").everyday(),
+            webhook_path: WebhookPaths = text(webhook_paths).or("/webhooks/clerk"),
                 "path of deliveries, or several, separated by commas; a slash at the end makes no difference";
-            ops_listen: SocketAddr = address().or("127.0.0.1:9464").everyday(),
+            ops_listen: SocketAddr = address().or("127.0.0.1:9464"),
                 "address of health and metrics",
                 must(Any, "another port than that of listen",
                     |s, _| s.listen != s.ops_listen || s.listen.port() == 0,
                     "is the same address as listen; health and metrics must not be public");
-            queue_url: Option<Place> = url(Role::Queue).optional("rediss://redis.internal:6379").everyday(),
+            queue_url: Option<Place> = url(Role::Queue).optional("rediss://redis.internal:6379"),
                 "URL of the queue: redis://…, rediss://… or sqlite://PATH; without it redis_url, else embedded",
                 must(Any, "another file than that of database_url",
                     |_, p| p.queue.file().is_none() || p.queue != p.store,
@@ -109,16 +109,16 @@ settings! {
             redis_url: Option<Place> = url(Role::Queue).optional("redis://127.0.0.1:6379").shared(),
                 "URL of the queue if queue_url is not set";
             database_url: Option<Place> =
-                url(Role::Store).optional("postgres://rollbook@127.0.0.1:5432/rollbook").everyday().shared(),
+                url(Role::Store).optional("postgres://rollbook@127.0.0.1:5432/rollbook").shared(),
                 "URL of the store: postgres://… or sqlite://PATH; without it embedded";
             durability: DurabilityMode =
                 choice(&[("strict", DurabilityMode::Strict), ("degraded", DurabilityMode::Degraded)])
-                    .or("degraded").everyday(),
+                    .or("degraded"),
                 "behaviour while the queue could lose acknowledged deliveries: strict refuses all work, degraded reports it";
             schema: String = text(identifier).or("clerk"),
                 "Postgres schema of the tables";
             deleted_rows: DeletedRows =
-                choice(&[("keep", DeletedRows::Keep), ("erase", DeletedRows::Erase)]).or("keep").everyday(),
+                choice(&[("keep", DeletedRows::Keep), ("erase", DeletedRows::Erase)]).or("keep"),
                 "content of a deleted row: keep it, or erase it at once and permanently";
             deleted_rows_kept_for: Option<Duration> = age(CENTURY).or("0s"),
                 "time after which a deleted row loses its content; 0s means never";
@@ -166,10 +166,10 @@ settings! {
                 "one or more bearer tokens of 32 to 512 characters, separated by commas or white space; all are valid, so that a token can be rotated";
         }
         ("Log", "One line for each fact, to standard error.") => {
-            log: String = text(log_filter).or("info").everyday(),
+            log: String = text(log_filter).or("info"),
                 "log filter: a level, or target=level, separated by commas";
             log_format: Option<LogFormat> =
-                choice(&[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]).optional("json").everyday(),
+                choice(&[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)]).optional("json"),
                 "log format: pretty or json; without it pretty on a terminal, else json";
         }
         ("Receiver", "Limits on requests, from Svix and from strangers.") => {

@@ -121,7 +121,7 @@ fn no_message_and_no_report_holds_a_secret() {
         ("DATABASE_URL", "postgres://me:ImASecret@db/x?password=ImASecret"),
     ];
     let config = load(&[], &environment, None).expect("all is right");
-    let report = format!("{}{}", config.table(&[]), config.json(&[]));
+    let report = format!("{}{}", config.text(&[]), config.json(&[]));
     assert!(report.contains("set, 1 secret") && !report.contains("ImASecret"), "{report}");
     assert!(report.contains("redis://…@queue:6379/1") && report.contains("postgres://…@db/x?…"), "{report}");
     let report = format!("{:?}{:?}", config.places.queue, config.places.store);
@@ -180,7 +180,7 @@ fn a_url_that_can_be_read_in_two_ways_is_refused_wherever_it_comes_from_and_neve
 fn the_report_shows_nothing_of_a_url_that_can_not_be_used() {
     let config =
         load(&[], &[("DATABASE_URL", "postgres://me:x@ImAHost:none/db")], None).expect("its scheme is right");
-    let report = format!("{}{}", config.table(&["database_url"]), config.json(&["database_url"]));
+    let report = format!("{}{}", config.text(&["database_url"]), config.json(&["database_url"]));
     assert!(!report.contains("ImAHost") && report.contains("can't be used"), "{report}");
 }
 
@@ -363,7 +363,7 @@ fn a_group_of_settings_is_read_by_name_with_its_types_its_files_and_its_defaults
 
     let mut config = load(&[], &[], None).expect("the defaults are right");
     config.values.override_by(values);
-    let shown = format!("{}{}", config.table(&[]), config.json(&[]));
+    let shown = format!("{}{}", config.text(&[]), config.json(&[]));
     assert!(shown.contains("target.one.secret") && shown.contains("t.toml:4"), "{shown}");
     assert!(!shown.contains("hidden"), "{shown}");
     let files = config.files_read();

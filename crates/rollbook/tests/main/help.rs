@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 32] = [
+const COMMANDS: [&[&str]; 33] = [
     &[],
     &["serve"],
     &["receive"],
@@ -18,6 +18,7 @@ const COMMANDS: [&[&str]; 32] = [
     &["resync"],
     &["ready"],
     &["dead-letters"],
+    &["dead-letters", "summary"],
     &["dead-letters", "list"],
     &["dead-letters", "show"],
     &["dead-letters", "redrive"],

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage,
-    QueueStats, QueuedMessage,
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Durability, MessagesCursor,
+    MessagesPage, QueueStats, QueuedMessage,
 };
 
 use super::*;
@@ -46,6 +46,19 @@ impl QueueAdmin for CountingQueue {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, QueueError> {
         self.inner.dead_letters(filter, after, limit).await
+    }
+
+    async fn newest_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        before: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        self.inner.newest_dead_letters(filter, before, limit).await
+    }
+
+    async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError> {
+        self.inner.discards(id).await
     }
 
     async fn redrive(

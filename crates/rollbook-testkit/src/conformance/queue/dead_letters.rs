@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::Enqueued::Queued;
-use rollbook_core::queue::{DeadLetterFilter, QueueError, QueueStats, Settled, Settlement};
+use rollbook_core::queue::{
+    DeadLetterFilter, DeadLetterSums, Discard, QueueError, QueueStats, Settled, Settlement,
+};
 use rollbook_core::retry::{Failure, Reason};
 
 use super::{
@@ -223,6 +225,116 @@ pub async fn dead_letters_are_listed_page_by_page_oldest_first(queue: Queue<impl
     assert_eq!(pages, [vec!["e", "a"], vec!["d", "b"], vec!["c"]]);
     let none = queue.harness.admin().dead_letters(&all(), None, 0).await;
     assert_eq!(none, Ok(Vec::new()));
+}
+
+pub async fn the_newest_dead_letters_are_listed_page_by_page_backwards(queue: Queue<impl QueueHarness>) {
+    queue.park(&["e", "a", "d", "b", "c"]).await;
+    let mut pages = Vec::new();
+    let mut before = None;
+    for _ in 0..6 {
+        let page = queue.harness.admin().newest_dead_letters(&all(), before, 2).await.expect("it lists");
+        let Some(last) = page.last() else { break };
+        before = Some(last.position);
+        pages.push(page.iter().map(|letter| letter.id.to_string()).collect::<Vec<_>>());
+    }
+    assert_eq!(pages, [vec!["c", "b"], vec!["d", "a"], vec!["e"]]);
+    let one = queue.harness.admin().newest_dead_letters(&only("d"), None, 2).await.expect("it lists");
+    assert_eq!(one.len(), 1);
+    let position = Some(one[0].position);
+    assert_eq!(queue.harness.admin().newest_dead_letters(&only("d"), position, 2).await, Ok(Vec::new()));
+    assert_eq!(queue.harness.admin().newest_dead_letters(&all(), None, 0).await, Ok(Vec::new()));
+    // The bodies are those of the letters.
+    let letters = queue.harness.admin().newest_dead_letters(&all(), None, 10).await.expect("it lists");
+    let mut forwards = queue.dead_letters(&all()).await;
+    forwards.reverse();
+    assert_eq!(letters, forwards);
+}
+
+pub async fn dead_letters_are_summed_by_reason_and_type_in_steps(queue: Queue<impl QueueHarness>) {
+    let failures = [
+        ("a", Reason::StoreRefused, Some("user.created")),
+        ("b", Reason::InvalidJson, None),
+        ("c", Reason::StoreRefused, Some("user.created")),
+        ("d", Reason::StoreRefused, Some("user.deleted")),
+    ];
+    for (id, reason, event_type) in failures {
+        queue.enqueue(&[id]).await;
+        let lease = queue.lease_one().await;
+        let failure = Failure { reason, detail: String::new(), event_type: event_type.map(str::to_owned) };
+        queue.settle(&lease, Settlement::DeadLetter { failure }).await;
+        queue.harness.advance(Duration::from_secs(1));
+    }
+    let refused = DeadLetterFilter { reason: Some("store_refused".into()), ..all() };
+    for (filter, expected) in [
+        (
+            all(),
+            vec![
+                (Reason::InvalidJson, None, 1),
+                (Reason::StoreRefused, Some("user.created"), 2),
+                (Reason::StoreRefused, Some("user.deleted"), 1),
+            ],
+        ),
+        (
+            refused,
+            vec![
+                (Reason::StoreRefused, Some("user.created"), 2),
+                (Reason::StoreRefused, Some("user.deleted"), 1),
+            ],
+        ),
+        (only("b"), vec![(Reason::InvalidJson, None, 1)]),
+        (only("x"), vec![]),
+    ] {
+        let (mut sums, mut after, mut steps) = (DeadLetterSums::default(), None, 0);
+        loop {
+            let step = queue.harness.admin().sum_dead_letters(&filter, after, 3).await.expect("it sums");
+            step.groups.into_iter().for_each(|(group, sum)| sums.add_sum(group, sum));
+            (after, steps) = (step.next, steps + 1);
+            if after.is_none() || steps > 5 {
+                break;
+            }
+        }
+        let found: Vec<_> = sums
+            .groups
+            .iter()
+            .map(|((reason, event_type), sum)| (*reason, event_type.as_deref(), sum.count))
+            .collect();
+        assert_eq!(found, expected, "{filter:?}");
+    }
+    let sums = queue.harness.admin().sum_dead_letters(&all(), None, 10).await.expect("it sums");
+    let created = &sums.groups[&(Reason::StoreRefused, Some("user.created".to_owned()))];
+    let newest = &queue.dead_letters(&only("c")).await[0];
+    assert_eq!(created.newest_at, newest.parked_at);
+}
+
+async fn records(queue: &Queue<impl QueueHarness>, id: &str) -> Vec<Discard> {
+    queue.harness.admin().discards(&MessageId::new(id)).await.expect("it reads")
+}
+
+pub async fn a_discard_leaves_a_record_without_the_body(mut queue: Queue<impl QueueHarness>) {
+    queue.park(&["a", "b"]).await;
+    let parked = queue.dead_letters(&only("a")).await.remove(0);
+    queue.harness.advance(TICK);
+    let now = queue.now();
+    assert_eq!(records(&queue, "a").await, []);
+    assert_eq!(queue.discard(&only("a"), 10).await, 1);
+    queue.harness.reopen().await;
+    let expected = Discard {
+        discarded_at: now,
+        parked_at: parked.parked_at,
+        attempts: parked.attempts,
+        failure: parked.failure.clone(),
+    };
+    assert_eq!(records(&queue, "a").await, [expected.clone()]);
+    assert_eq!(records(&queue, "b").await, []);
+    // A message that comes again and is discarded again has two records.
+    queue.park(&["a"]).await;
+    queue.harness.advance(TICK);
+    assert_eq!(queue.discard(&only("a"), 10).await, 1);
+    let twice = records(&queue, "a").await;
+    assert_eq!((twice.len(), &twice[0]), (2, &expected));
+    // What is redriven or removed leaves none.
+    assert_eq!(queue.redrive(&only("b"), 10).await, 1);
+    assert_eq!(records(&queue, "b").await, []);
 }
 
 pub async fn statistics_add_up(queue: Queue<impl QueueHarness>) {

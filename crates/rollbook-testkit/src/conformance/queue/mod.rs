@@ -254,6 +254,9 @@ macro_rules! queue_conformance {
             dead_letters: a_redelivered_dead_letter_runs_again
             dead_letters: dead_letters_are_found_by_id_type_reason_and_time
             dead_letters: dead_letters_are_listed_page_by_page_oldest_first
+            dead_letters: the_newest_dead_letters_are_listed_page_by_page_backwards
+            dead_letters: dead_letters_are_summed_by_reason_and_type_in_steps
+            dead_letters: a_discard_leaves_a_record_without_the_body
             dead_letters: statistics_add_up
             messages: a_message_is_listed_with_its_body_in_every_state
             messages: a_released_message_waits_without_a_counted_attempt

@@ -5,8 +5,8 @@ use std::ops::Bound;
 use async_trait::async_trait;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Durability, MessagesCursor, MessagesPage,
-    PAGE_BYTES_MAX, QueueAdmin, QueueError, QueueStats, QueuedMessage,
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Durability, MessagesCursor,
+    MessagesPage, PAGE_BYTES_MAX, QueueAdmin, QueueError, QueueStats, QueuedMessage,
 };
 
 use super::{MemoryQueue, Message, matches};
@@ -33,6 +33,24 @@ impl QueueAdmin for MemoryQueue {
             is_first || page <= PAGE_BYTES_MAX
         };
         Ok(matching.take_while(fits).cloned().collect())
+    }
+
+    async fn newest_dead_letters(
+        &self,
+        filter: &DeadLetterFilter,
+        before: Option<DeadLetterPosition>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        let state = self.state();
+        let all = state.dead.values().rev();
+        let earlier = all.filter(|letter| before.is_none_or(|before| letter.position < before));
+        Ok(earlier.filter(|letter| matches(filter, letter)).take(limit).cloned().collect())
+    }
+
+    async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError> {
+        let state = self.state();
+        let of_it = state.discards.iter().filter(|(discarded, _)| discarded == id);
+        Ok(of_it.map(|(_, record)| record.clone()).collect())
     }
 
     async fn redrive(
@@ -70,9 +88,14 @@ impl QueueAdmin for MemoryQueue {
         after: Option<DeadLetterPosition>,
         limit: usize,
     ) -> Result<BulkStep, QueueError> {
+        let now = self.clock.now();
         let mut state = self.state();
         let (positions, next) = state.step(filter, after, limit);
-        state.dead.retain(|position, _| !positions.contains(position));
+        for letter in positions.iter().filter_map(|position| state.dead.remove(position)).collect::<Vec<_>>()
+        {
+            let DeadLetter { id, parked_at, attempts, failure, .. } = letter;
+            state.discards.push((id, Discard { discarded_at: now, parked_at, attempts, failure }));
+        }
         Ok(BulkStep { changed: positions.len(), next })
     }
 

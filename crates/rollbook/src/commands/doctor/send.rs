@@ -13,7 +13,7 @@ use rollbook_core::time::Clock;
 use rollbook_http::client::Connection;
 use rollbook_simulator::history::Event;
 use rollbook_simulator::sender::{REQUEST_TIMEOUT, post};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::finding::{Finding, failed, ok, warning};
@@ -87,7 +87,7 @@ pub(super) async fn send(
     };
     if !answer.is_success() {
         let found = format!("answered {} {}", answer.status, harmless(answer.body.trim()));
-        return failed(SEND, found, refusal(answer.status));
+        return failed(SEND, found, refusal(answer.status, &answer.body));
     }
     let acknowledged = format!("answered {} after {} ms", answer.status, started.elapsed().as_millis());
     match places(config, needs, clock) {
@@ -100,11 +100,56 @@ pub(super) async fn send(
     }
 }
 
-fn refusal(status: u16) -> &'static str {
-    match status {
-        400 => "give doctor and the running process the same CLERK_WEBHOOK_SIGNING_SECRET",
-        503 => "see the queue's line, and the process's own /readyz",
-        _ => "is it rollbook's receiver that listens there?",
+/// Parts of the reason in an answer, each with its fix. The first part that the reason contains counts.
+const REASONS: [(u16, &str, &str); 14] = [
+    (
+        400,
+        "no signature matches",
+        "give doctor and the running process the same CLERK_WEBHOOK_SIGNING_SECRET",
+    ),
+    (
+        400,
+        "timestamp too",
+        "set the clocks of this machine and of the process's machine (timedatectl set-ntp true)",
+    ),
+    (
+        400,
+        "headers do not agree",
+        "remove the webhook-* header that a proxy in front of the receiver adds to the svix-* ones",
+    ),
+    (
+        400,
+        "header",
+        "a proxy in front of the receiver must pass svix-id, svix-timestamp and svix-signature once, as they come",
+    ),
+    (400, "malformed", "a proxy in front of the receiver must pass the svix-* headers unchanged"),
+    (400, "body not whole", "look for a proxy that cuts or re-chunks bodies, or gives up early"),
+    (404, "accepted", "send to an accepted path: --url, or webhook_path as the process has it"),
+    (405, "", "the receiver takes POST only: look for a proxy that redirects or rewrites the method"),
+    (408, "", "look for a slow proxy or network; see body_timeout and body_rate_min"),
+    (413, "", "raise body_max of the process: the test event is small"),
+    (
+        503,
+        "queue full",
+        "messages wait for workers: see the queue's line, start workers, or raise queue_depth_max",
+    ),
+    (503, "queue has no room", "give the queue's server memory, or its disk space: see the queue's line"),
+    (503, "too many", "the process is overloaded: try again; see in_flight_max and buffered_max"),
+    (503, "stopping", "the process is stopping: start rollbook serve, and run doctor again"),
+];
+
+/// Returns the fix for a refusal: by the reason in the answer, if it is one of the receiver's.
+fn refusal(status: u16, body: &str) -> &'static str {
+    let reason = serde_json::from_str::<Value>(body).ok();
+    let reason = reason.as_ref().and_then(|answer| answer.get("error")?.as_str());
+    let Some(reason) = reason else {
+        return "this is no answer of rollbook's receiver: give its address by --url or --listen, and look for a proxy before it";
+    };
+    let known = REASONS.iter().find(|(of, part, _)| *of == status && reason.contains(part));
+    match (known, status) {
+        (Some((_, _, fix)), _) => fix,
+        (None, 503) => "see the queue's line, and the process's own /readyz",
+        (None, _) => "see the reason in the answer, and the log of the process",
     }
 }
 
@@ -171,4 +216,43 @@ async fn look(places: &Places, id: &MessageId) -> Result<Seen, String> {
     let Some(ledger) = &places.ledger else { return Ok(Seen::Gone) };
     let entry = in_time(ledger.delivery(id)).await?;
     Ok(entry.map_or(Seen::Gone, |entry| Seen::InLedger(entry.outcome.as_str())))
+}
+
+#[cfg(test)]
+mod tests {
+    use rollbook_core::signature::VerifyError;
+
+    use super::*;
+
+    #[test]
+    fn each_reason_of_the_receiver_has_a_fix_of_its_own() {
+        let fix = |status: u16, reason: &str| refusal(status, &json!({ "error": reason }).to_string());
+        for (reason, part) in [
+            (VerifyError::NoMatch, "CLERK_WEBHOOK_SIGNING_SECRET"),
+            (VerifyError::TooOld, "clocks"),
+            (VerifyError::TooNew, "clocks"),
+            (VerifyError::MixedHeaders, "remove the webhook-* header"),
+            (VerifyError::MissingHeader("svix-id"), "must pass svix-id"),
+            (VerifyError::RepeatedHeader("svix-id"), "must pass svix-id"),
+            (VerifyError::MalformedId, "unchanged"),
+            (VerifyError::MalformedTimestamp, "unchanged"),
+            (VerifyError::MalformedSignature, "unchanged"),
+        ] {
+            assert!(fix(400, &reason.to_string()).contains(part), "{reason}");
+        }
+        for (status, reason, part) in [
+            (413, "body too large", "body_max"),
+            (405, "method not allowed", "POST"),
+            (503, "queue full", "queue_depth_max"),
+            (503, "queue has no room", "disk space"),
+            (503, "too many deliveries at once", "in_flight_max"),
+            (503, "queue unavailable", "/readyz"),
+            (503, "stopping", "start rollbook serve"),
+        ] {
+            assert!(fix(status, reason).contains(part), "{reason}");
+        }
+        for body in ["<html>Bad Gateway</html>", "", "{}", "[1]"] {
+            assert!(refusal(502, body).contains("no answer of rollbook's receiver"), "{body}");
+        }
+    }
 }

@@ -1,4 +1,9 @@
 //! `erase`: removes a person's data (see [`rollbook_operator::erase`]): confirmation, progress, report.
+//!
+//! Constraints:
+//!
+//! * A name that several subjects have erases none of them.
+//! * Nothing is written about an id that is unknown here, unless `--tombstone` asks for it: a mistyped id must leave no trace.
 
 mod report;
 
@@ -10,10 +15,12 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_operator::erase::{
-    Backend, BackendKind, Erasure, Ports, Progress, RemainingCopy, Report, kind_of, remaining_copies,
+    Backend, BackendKind, Erasure, Ports, Progress, RemainingCopy, Report, remaining_copies,
 };
+use rollbook_operator::lookup::{self, ACCEPTED};
 
 use super::on_all_cores;
+use super::subjects::{self, NothingKnown};
 use crate::cli::{Erase, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Place, Problems};
@@ -40,11 +47,19 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
         };
         let end_line = || line.lock().unwrap_or_else(PoisonError::into_inner).end();
         let ports = Ports { store: &*store, queue: &*queue, clock: &*clock, progress: &progress };
-        let resource = kind(&*store, &arguments.id).await?;
-        let erasure = Erasure::plan(ports, resource, &arguments.id, &arguments.addresses);
+        let (resource, id) = subject(&*store, arguments).await?;
+        let erasure = Erasure::plan(ports, resource, &id, &arguments.addresses);
         let erasure = erasure.await.context("nothing was erased");
         end_line();
         let erasure = erasure?;
+        if !arguments.tombstone && !erasure.is_known().await.context("nothing was erased")? {
+            end_line();
+            let plan = erasure.preview().await.context("nothing was erased")?;
+            show(&plan, arguments.output, report::plan)?;
+            return Err(
+                NothingKnown(format!("nothing is known of {}; nothing was erased", harmless(&id))).into()
+            );
+        }
         if arguments.dry_run || !arguments.yes {
             let plan = erasure.preview().await.context("nothing was erased");
             end_line();
@@ -120,12 +135,32 @@ fn agreed(input: &mut impl BufRead) -> bool {
     input.read_line(&mut line).is_ok() && line.trim() == "yes"
 }
 
-/// Returns the kind of an id, by its prefix or by the table that has a row with it.
-async fn kind(store: &dyn FullStore, id: &str) -> anyhow::Result<&'static Resource> {
-    let kind = kind_of(store, id).await.context("nothing was erased")?;
-    let fix = "use the id of a user (user_…) or an organization (org_…), or the id of a row";
-    let wrong = "is not the id of a user or an organization, and no row has it";
-    Ok(kind.ok_or_else(|| Problems::one(format!("ID {id:?}"), wrong, fix))?)
+/// Returns the subject to erase: by its id, or the only one that another name stands for.
+async fn subject(store: &dyn FullStore, arguments: &Erase) -> anyhow::Result<(&'static Resource, String)> {
+    let (name, nothing) = (&arguments.id, "nothing was erased");
+    if !lookup::is_address(name)
+        && let Some(resource) = lookup::kind_of(store, name).await.context(nothing)?
+    {
+        return Ok((resource, name.clone()));
+    }
+    // Without a time limit: another subject with this name must not be missed.
+    let found = lookup::find(store, name, None).await.context(nothing)?;
+    if let Some(one) = found.only() {
+        say(&format!("{} is meant (found by {})", harmless(&one.id), one.by.text()));
+        return Ok((one.resource, one.id.clone()));
+    }
+    subjects::show(&found, arguments.output)?;
+    if found.matches.is_empty() && !found.is_cut_short {
+        let what = if lookup::is_address(name) { "this address".to_owned() } else { harmless(name) };
+        let why = format!(
+            "nothing is known of {what}; {nothing}. erase takes {ACCEPTED}. A person of whom only messages in the queue \
+             are known is found by the id"
+        );
+        return Err(NothingKnown(why).into());
+    }
+    bail!(
+        "the name does not say for certain which subject is meant; {nothing}. Fix: rollbook erase with the id of one"
+    )
 }
 
 fn backends(config: &Config, rewritten: &[Component]) -> Vec<Backend> {

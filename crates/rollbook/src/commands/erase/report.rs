@@ -24,6 +24,12 @@ pub(super) fn plan(report: &Report) -> String {
         "; it has no row with content"
     };
     _ = writeln!(text, "{id}: {}{row}", a_kind(report.resource));
+    if !report.was_known {
+        _ = writeln!(
+            text,
+            "To block deliveries about it that may still arrive: rollbook erase {id} --tombstone"
+        );
+    }
     if report.addresses > 0 {
         _ = writeln!(
             text,

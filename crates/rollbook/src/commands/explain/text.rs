@@ -7,9 +7,10 @@ use rollbook_core::queue::MessageState;
 use rollbook_core::time::Timestamp;
 use rollbook_core::trace::Traceparent;
 use rollbook_operator::explain::{
-    AppliedDelivery, HeldSubject, History, Membership, Memberships, Message, ParkedMessage, Queued, Row,
-    RowRef, State, Subject,
+    AppliedDelivery, DiscardedMessage, HeldSubject, History, Membership, Memberships, Message, ParkedMessage,
+    Queued, Row, RowRef, State, Subject,
 };
+use rollbook_operator::lookup::{Match, Named};
 use rollbook_operator::words::{a_kind, kind, many, span, thousands};
 use serde_json::Value;
 
@@ -22,6 +23,7 @@ pub(super) fn history(history: &History, now: Timestamp) -> String {
     match &history.subject {
         Some(subject) => {
             _ = writeln!(text, "{}", heading(&history.id, subject));
+            text.push_str(&found_by(history.named.as_ref()));
             row(&mut text, history, subject);
             if let Some(memberships) = subject.memberships.as_ref().filter(|_| history.is_known) {
                 list(&mut text, subject, memberships);
@@ -51,6 +53,20 @@ fn heading(id: &str, subject: &Subject) -> String {
         Some(resource) => format!("{id}: {} (table {})", a_kind(resource), resource.table),
         None => format!("{id}: of unknown kind"),
     }
+}
+
+/// Describes how the question named the subject, if not by its id.
+fn found_by(named: Option<&Named>) -> String {
+    let mut text = String::new();
+    let Some(Named { by, also, is_cut_short }) = named else { return text };
+    _ = writeln!(text, "Found by: {}", by.text());
+    for Match { id, resource, by, .. } in also {
+        _ = writeln!(text, "Also found: {} (table {}, {})", harmless(id), resource.table, by.text());
+    }
+    if *is_cut_short {
+        text.push_str("The search for others ended early: there may be more.\n");
+    }
+    text
 }
 
 fn row(text: &mut String, history: &History, subject: &Subject) {
@@ -231,6 +247,9 @@ fn queue(text: &mut String, history: &History, queued: &Queued, now: Timestamp) 
     for letter in &queued.dead_letters {
         parked(text, letter);
     }
+    for record in &queued.discards {
+        discarded(text, record);
+    }
     if queued.omitted > 0 {
         _ = writeln!(text, "  and {} more: raise --limit", many(queued.omitted, "message"));
     }
@@ -279,6 +298,15 @@ fn parked(text: &mut String, letter: &ParkedMessage) {
     _ = writeln!(text, "    parked          {parked_at}, after {tries}");
     _ = writeln!(text, "    Reason: {reason}: {}", harmless(detail));
     _ = writeln!(text, "    When this is fixed: rollbook dead-letters redrive {id}");
+}
+
+fn discarded(text: &mut String, record: &DiscardedMessage) {
+    let DiscardedMessage { discarded_at, parked_at, event_type, reason, detail, attempts } = record;
+    let tries = many(u64::from(*attempts), "attempt");
+    _ = writeln!(text, "\n  {}: discarded by an operator", type_of(event_type.as_deref()));
+    _ = writeln!(text, "    parked          {parked_at}, after {tries}");
+    _ = writeln!(text, "    discarded       {discarded_at}");
+    _ = writeln!(text, "    Reason: {reason}: {}", harmless(detail));
 }
 
 fn type_of(event_type: Option<&str>) -> String {

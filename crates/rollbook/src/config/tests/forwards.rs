@@ -20,7 +20,7 @@ fn a_forward_is_read_with_its_defaults_and_shown_without_its_secret_and_the_path
     let crm = &config.forwards["crm"];
     assert_eq!((crm.secret.len(), crm.expand, crm.backfill, crm.kinds.len()), (2, true, false, 0));
     assert_eq!((crm.timeout, crm.concurrency, crm.blocked_max), (Duration::from_secs(30), 8, 1_000));
-    let shown = format!("{}{}", config.table(&[]), config.json(&[]));
+    let shown = format!("{}{}", config.text(&[]), config.json(&[]));
     assert!(shown.contains("forward.crm.url") && shown.contains("https://app.example/…"), "{shown}");
     assert!(!shown.contains("ImASecret") && !shown.contains("whsec_M"), "{shown}");
     assert_eq!(config.json(&[])["forward.crm.url"]["environment"], serde_json::Value::Null);

@@ -33,6 +33,49 @@ async fn a_pending_migration_refuses_the_start_until_migrate_has_run() {
 }
 
 #[tokio::test]
+async fn a_migration_without_a_right_prints_the_statements_that_grant_it() {
+    let postgres = server().await;
+    postgres
+        .psql("app", "CREATE ROLE \"mi grator\" LOGIN PASSWORD 'ImAPassword'; CREATE ROLE other NOLOGIN")
+        .await;
+    let url = postgres.url("app");
+    let (_, place) = url.split_once('@').expect("a user");
+    let home = Home::new(BINARY).with("DATABASE_URL", format!("postgres://mi%20grator:ImAPassword@{place}"));
+    for (before, statement) in [
+        ("SELECT 1", "GRANT CREATE ON DATABASE app TO \"mi grator\""),
+        (
+            "REVOKE CREATE ON DATABASE app FROM \"mi grator\"; CREATE SCHEMA clerk",
+            "GRANT USAGE, CREATE ON SCHEMA clerk TO \"mi grator\"",
+        ),
+    ] {
+        postgres.psql("app", before).await;
+        let ran = run(&home, &["migrate"]).ended(1);
+        assert!(
+            ran.err.contains(&format!("Fix, as a superuser or the owner: {statement}; then")),
+            "{}",
+            ran.err
+        );
+        postgres.psql("app", statement).await;
+        run(&home, &["migrate"]).ended(0);
+        postgres.psql("app", "DROP SCHEMA clerk CASCADE").await;
+    }
+    // Another role owns the schema, and this one may not even read which migrations it has.
+    postgres
+        .psql("app", "CREATE SCHEMA clerk AUTHORIZATION other; GRANT CREATE ON DATABASE app TO \"mi grator\"")
+        .await;
+    let table = "CREATE TABLE clerk.rollbook_migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
+    postgres.psql("app", &format!("SET ROLE other; {table}")).await;
+    for check in [&["migrate"][..], &["migrate", "--check"]] {
+        let ran = run(&home, check).ended(1);
+        for statement in
+            ["GRANT USAGE, CREATE ON SCHEMA clerk TO \"mi grator\"", "GRANT other TO \"mi grator\""]
+        {
+            assert!(ran.err.contains(statement), "{check:?}: {}", ran.err);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_step_of_a_newer_rollbook_that_only_adds_is_named_by_doctor_and_once_by_each_start() {
     let postgres = server().await;
     let home = Home::new(BINARY).with("DATABASE_URL", postgres.url("app"));

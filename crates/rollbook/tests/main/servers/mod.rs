@@ -7,6 +7,7 @@ mod durability;
 mod explain;
 mod health;
 mod migrations;
+mod names;
 mod unreachable;
 mod urls;
 

@@ -1,0 +1,156 @@
+//! Answers of the ops ports.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rollbook_http::client::{Answer, Connection, RequestError};
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// Maximum wait for an answer: a scrape asks the queue for at most 2 s.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A process and the connection to its ops port.
+pub(super) struct Process {
+    address: SocketAddr,
+    connection: Option<Connection>,
+}
+
+/// What all processes answered at one time.
+pub(super) struct Sample {
+    pub(super) at: Instant,
+    pub(super) answers: Vec<Asked>,
+}
+
+/// Answer of one process.
+pub(super) struct Asked {
+    pub(super) address: SocketAddr,
+    pub(super) answer: Result<Scrape, String>,
+}
+
+/// Metrics and readiness of a process.
+pub(super) struct Scrape {
+    pub(super) metrics: Metrics,
+    /// Status in `/readyz`: `ok`, `degraded`, `impaired`, `failing` or `stopping`.
+    pub(super) status: String,
+    /// State of each part, by its name.
+    pub(super) parts: BTreeMap<String, String>,
+}
+
+impl Process {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self { address, connection: None }
+    }
+
+    /// Asks for metrics and readiness. A broken connection is opened again once.
+    pub(super) async fn ask(&mut self) -> Asked {
+        let answer = match self.scrape().await {
+            Ok(scrape) => Ok(scrape),
+            Err(_) if self.connection.take().is_some() => self.scrape().await,
+            Err(why) => Err(why),
+        };
+        if answer.is_err() {
+            self.connection = None;
+        }
+        Asked { address: self.address, answer: answer.map_err(|why| why.to_string()) }
+    }
+
+    async fn scrape(&mut self) -> Result<Scrape, RequestError> {
+        let metrics = self.get("/metrics").await?;
+        let ready = self.get("/readyz").await?;
+        let (status, parts) = readiness(&ready.body);
+        Ok(Scrape { metrics: Metrics::parse(&metrics.body), status, parts })
+    }
+
+    async fn get(&mut self, path: &str) -> Result<Answer, RequestError> {
+        if self.connection.as_ref().is_none_or(|connection| !connection.is_open()) {
+            self.connection = Some(Connection::connect(self.address, TIMEOUT).await?);
+        }
+        match &mut self.connection {
+            Some(connection) => connection.get(path).await,
+            None => Err(RequestError::Timeout(TIMEOUT)),
+        }
+    }
+}
+
+/// Reads the answer of `/readyz`. Another answer has no parts.
+fn readiness(body: &str) -> (String, BTreeMap<String, String>) {
+    let body: Value = serde_json::from_str(body).unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let parts = body["parts"].as_object().into_iter().flatten();
+    let parts = parts.map(|(name, state)| (name.clone(), text(state))).collect();
+    let status = if body["status"].is_string() { text(&body["status"]) } else { "no answer".to_owned() };
+    (status, parts)
+}
+
+/// Values of metrics, by series.
+#[derive(Debug, Default)]
+pub(super) struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    pub(super) fn parse(text: &str) -> Self {
+        let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            Some((series.to_owned(), value.parse::<f64>().ok().filter(|value| value.is_finite())?))
+        });
+        Self(series.collect())
+    }
+
+    /// Returns the series of a metric: labels and value.
+    pub(super) fn series<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+        let from = self.0.range(name.to_owned()..);
+        let of_name = from.take_while(move |(series, _)| series.starts_with(name));
+        of_name.filter_map(move |(series, value)| match series.strip_prefix(name)? {
+            "" => Some(("", *value)),
+            labels if labels.starts_with('{') => Some((labels, *value)),
+            _ => None,
+        })
+    }
+
+    /// Returns the sum of the series of a metric with labels that match; `None` if there is no such series.
+    pub(super) fn sum(&self, name: &str, matches: impl Fn(&str) -> bool) -> Option<f64> {
+        let values = self.series(name).filter(|(labels, _)| matches(labels)).map(|(_, value)| value);
+        values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+    }
+
+    /// Returns the value of a metric without labels.
+    pub(super) fn value(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
+    }
+}
+
+/// Returns the value of a label.
+pub(super) fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = labels.split_once(&format!("{name}=\""))?;
+    rest.split('"').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_are_found_by_the_whole_name_of_their_metric() {
+        let metrics = Metrics::parse(
+            "# HELP rollbook_up x\nrollbook_up{part=\"queue\"} 1\nrollbook_up{part=\"store\"} 0\nrollbook_up_other 7\nrollbook_queue_depth 12\n\
+             bad\nrollbook_nan NaN\n",
+        );
+        assert_eq!(metrics.sum("rollbook_up", |_| true), Some(1.0));
+        assert_eq!(metrics.sum("rollbook_up", |labels| label(labels, "part") == Some("store")), Some(0.0));
+        assert_eq!(metrics.sum("rollbook_none", |_| true), None);
+        assert_eq!(
+            (metrics.value("rollbook_queue_depth"), metrics.value("rollbook_nan")),
+            (Some(12.0), None)
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_not_of_readyz_has_no_parts() {
+        let (status, parts) = readiness("{\"status\":\"failing\",\"parts\":{\"queue\":\"refused\"}}");
+        assert_eq!((status.as_str(), parts["queue"].as_str()), ("failing", "refused"));
+        for body in ["", "<html>", "[]", "{\"status\":1,\"parts\":[]}"] {
+            assert_eq!(readiness(body), ("no answer".to_owned(), BTreeMap::new()), "{body}");
+        }
+    }
+}

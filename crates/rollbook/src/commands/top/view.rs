@@ -1,0 +1,374 @@
+//! What `top` shows, computed from the samples of the last seconds. Serialized, it is the JSON.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rollbook_core::time::Timestamp;
+use serde::Serialize;
+
+use super::scrape::{Asked, Metrics, Sample, Scrape, label};
+
+/// All processes at one time.
+#[derive(Debug, Serialize)]
+pub(super) struct View {
+    /// Time of the last answers.
+    pub(super) at: String,
+    /// Time over which rates are computed.
+    pub(super) over_seconds: f64,
+    /// Processes, in the order of the arguments.
+    pub(super) processes: Vec<ProcessView>,
+    /// Deliveries; null without a receiver.
+    pub(super) deliveries: Option<Deliveries>,
+    /// Applied changes; null without a worker.
+    pub(super) applied: Option<Applied>,
+    /// The queue; null if no process shows it.
+    pub(super) queue: Option<Queue>,
+    /// Dead letters of the queue.
+    pub(super) dead_letters: Option<f64>,
+    /// Age of the oldest change of the feed without a position.
+    pub(super) changes_pending_seconds: Option<f64>,
+    /// The last error that a process or a part of it had while this command ran.
+    pub(super) last_error: Option<LastError>,
+}
+
+/// A process.
+#[derive(Debug, Serialize)]
+pub(super) struct ProcessView {
+    /// Address of its ops port.
+    pub(super) address: String,
+    /// Whether it answers.
+    pub(super) answers: bool,
+    /// Version; null if it does not answer.
+    pub(super) version: Option<String>,
+    /// Status in `/readyz`; null if it does not answer.
+    pub(super) status: Option<String>,
+    /// State of each part.
+    pub(super) parts: BTreeMap<String, String>,
+}
+
+/// Deliveries per second.
+#[derive(Debug, Serialize)]
+pub(super) struct Deliveries {
+    /// Answered 200.
+    pub(super) accepted_per_second: f64,
+    /// Answered 503.
+    pub(super) unavailable_per_second: f64,
+    /// Refused for another reason.
+    pub(super) refused_per_second: f64,
+    /// Upper bound of 99 % of the times to the answer; null if there was none.
+    pub(super) ack_p99_seconds: Option<f64>,
+}
+
+/// Applied changes per second.
+#[derive(Debug, Serialize)]
+pub(super) struct Applied {
+    /// Changes of rows and ledger.
+    pub(super) per_second: f64,
+    /// Leases that ended in a retry.
+    pub(super) retries_per_second: f64,
+    /// Messages moved to the dead letters.
+    pub(super) dead_letters_per_second: f64,
+    /// Upper bound of 99 % of the times from Clerk's event to the row; null if no row changed.
+    pub(super) lag_p99_seconds: Option<f64>,
+}
+
+/// The queue.
+#[derive(Debug, Serialize)]
+pub(super) struct Queue {
+    /// Messages that are neither applied nor dead letters.
+    pub(super) depth: f64,
+    /// Maximum of them.
+    pub(super) depth_limit: Option<f64>,
+    /// Leased messages.
+    pub(super) leased: f64,
+    /// Messages that wait for a retry.
+    pub(super) delayed: f64,
+    /// Age of the oldest.
+    pub(super) oldest_age_seconds: f64,
+    /// Change of the depth per second.
+    pub(super) change_per_second: f64,
+    /// Time until the queue is empty at this rate; null if it does not shrink.
+    pub(super) seconds_to_empty: Option<f64>,
+    /// Used share of the memory of Redis, or of the disk of the embedded queue, if known.
+    pub(super) space_used_ratio: Option<f64>,
+}
+
+/// An error, and when it was last seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct LastError {
+    /// Time at which it was last seen.
+    pub(super) at: String,
+    /// Address of the process.
+    pub(super) address: String,
+    /// Part of the process; null if the process did not answer.
+    pub(super) part: Option<String>,
+    /// Words of the process or of the connection.
+    pub(super) error: String,
+}
+
+impl View {
+    /// Computes the view of the last sample. `last_error` is that of the view before.
+    pub(super) fn of(samples: &VecDeque<Sample>, now: Timestamp, last_error: Option<LastError>) -> Self {
+        let rates = Rates::of(samples);
+        let latest: &[Asked] = samples.back().map_or(&[], |sample| sample.answers.as_slice());
+        let scrapes: Vec<&Scrape> = latest.iter().filter_map(|asked| asked.answer.as_ref().ok()).collect();
+        let max = |name: &str| maximum(&scrapes, name);
+        let has = |name: &str| scrapes.iter().any(|scrape| scrape.metrics.sum(name, |_| true).is_some());
+        let at = now.to_string();
+        Self {
+            over_seconds: rates.seconds,
+            processes: latest.iter().map(ProcessView::of).collect(),
+            deliveries: has("rollbook_deliveries_total").then(|| rates.deliveries()),
+            applied: has("rollbook_applied_total").then(|| rates.applied()),
+            queue: max("rollbook_queue_depth")
+                .map(|depth| Queue::of(depth, &scrapes, samples, rates.seconds)),
+            dead_letters: max("rollbook_dead_letters"),
+            changes_pending_seconds: max("rollbook_changes_pending_seconds"),
+            last_error: current_error(latest, &at).or(last_error),
+            at,
+        }
+    }
+}
+
+/// Returns the greatest value of a metric: every process shows the same queue.
+fn maximum(scrapes: &[&Scrape], name: &str) -> Option<f64> {
+    scrapes.iter().filter_map(|scrape| scrape.metrics.value(name)).reduce(f64::max)
+}
+
+/// Returns the first error among the answers: of a process that does not answer, or of a part.
+fn current_error(answers: &[Asked], at: &str) -> Option<LastError> {
+    answers.iter().find_map(|asked| {
+        let error = |part: Option<String>, error: String| {
+            Some(LastError { at: at.to_owned(), address: asked.address.to_string(), part, error })
+        };
+        match &asked.answer {
+            Err(why) => error(None, why.clone()),
+            Ok(scrape) => {
+                let (part, state) = scrape.parts.iter().find(|(_, state)| *state != "ok")?;
+                error(Some(part.clone()), state.clone())
+            }
+        }
+    })
+}
+
+impl ProcessView {
+    fn of(asked: &Asked) -> Self {
+        let address = asked.address.to_string();
+        let Ok(scrape) = &asked.answer else {
+            return Self { address, answers: false, version: None, status: None, parts: BTreeMap::new() };
+        };
+        let mut builds = scrape.metrics.series("rollbook_build_info");
+        let version = builds.next().and_then(|(labels, _)| label(labels, "version")).map(str::to_owned);
+        let (status, parts) = (Some(scrape.status.clone()), scrape.parts.clone());
+        Self { address, answers: true, version, status, parts }
+    }
+}
+
+impl Queue {
+    fn of(depth: f64, scrapes: &[&Scrape], samples: &VecDeque<Sample>, seconds: f64) -> Self {
+        let max = |name: &str| maximum(scrapes, name);
+        let first = samples.iter().find_map(|sample| {
+            let scrapes: Vec<&Scrape> =
+                sample.answers.iter().filter_map(|asked| asked.answer.as_ref().ok()).collect();
+            maximum(&scrapes, "rollbook_queue_depth")
+        });
+        let change = if seconds > 0.0 { (depth - first.unwrap_or(depth)) / seconds } else { 0.0 };
+        let memory = max("rollbook_queue_memory_used_bytes").zip(max("rollbook_queue_memory_limit_bytes"));
+        let disk = max("rollbook_queue_disk_available_bytes").zip(max("rollbook_queue_disk_size_bytes"));
+        let disk = disk.map(|(available, size)| (size - available, size));
+        let space = memory.or(disk).filter(|(_, size)| *size > 0.0);
+        Self {
+            depth,
+            depth_limit: max("rollbook_queue_depth_limit"),
+            leased: max("rollbook_queue_leased").unwrap_or_default(),
+            delayed: max("rollbook_queue_delayed").unwrap_or_default(),
+            oldest_age_seconds: max("rollbook_queue_oldest_age_seconds").unwrap_or_default(),
+            change_per_second: rounded(change),
+            seconds_to_empty: seconds_to_empty(depth, change),
+            space_used_ratio: space.map(|(used, size)| rounded(used / size)),
+        }
+    }
+}
+
+/// Returns the time until the queue is empty; `None` if it does not shrink.
+fn seconds_to_empty(depth: f64, change: f64) -> Option<f64> {
+    if depth <= 0.0 {
+        return Some(0.0);
+    }
+    (change < 0.0).then(|| rounded(depth / -change))
+}
+
+/// Increases of counters over the samples.
+struct Rates<'a> {
+    samples: &'a VecDeque<Sample>,
+    seconds: f64,
+}
+
+impl<'a> Rates<'a> {
+    fn of(samples: &'a VecDeque<Sample>) -> Self {
+        let seconds = match (samples.front(), samples.back()) {
+            (Some(first), Some(last)) => last.at.duration_since(first.at).as_secs_f64(),
+            _ => 0.0,
+        };
+        Self { samples, seconds: rounded(seconds) }
+    }
+
+    fn deliveries(&self) -> Deliveries {
+        let of = |outcomes: &'static [&'static str]| {
+            self.rate("rollbook_deliveries_total", move |labels| {
+                label(labels, "outcome").is_some_and(|outcome| outcomes.contains(&outcome))
+            })
+        };
+        let accepted_per_second = of(&["queued", "duplicate"]);
+        let unavailable_per_second = of(&["queue_full", "queue_no_room", "queue_unavailable", "overloaded"]);
+        let all = self.rate("rollbook_deliveries_total", |_| true);
+        Deliveries {
+            accepted_per_second,
+            unavailable_per_second,
+            refused_per_second: rounded((all - accepted_per_second - unavailable_per_second).max(0.0)),
+            ack_p99_seconds: self.p99("rollbook_ack_seconds_bucket"),
+        }
+    }
+
+    fn applied(&self) -> Applied {
+        let settled = |settlement: &'static str| {
+            self.rate("rollbook_settlements_total", move |labels| {
+                label(labels, "settlement") == Some(settlement)
+            })
+        };
+        Applied {
+            per_second: self.rate("rollbook_applied_total", |_| true),
+            retries_per_second: settled("retry"),
+            dead_letters_per_second: settled("dead_letter"),
+            lag_p99_seconds: self.p99("rollbook_event_lag_seconds_bucket"),
+        }
+    }
+
+    fn rate(&self, name: &str, matches: impl Fn(&str) -> bool) -> f64 {
+        let increase = self.increase(|metrics| metrics.sum(name, &matches));
+        if self.seconds > 0.0 { rounded(increase / self.seconds) } else { 0.0 }
+    }
+
+    /// Returns the increase of a value over all samples and processes. A counter that fell has started again.
+    fn increase(&self, value: impl Fn(&Metrics) -> Option<f64>) -> f64 {
+        let mut increase = 0.0;
+        for (before, after) in self.samples.iter().zip(self.samples.iter().skip(1)) {
+            for (before, after) in before.answers.iter().zip(&after.answers) {
+                let (Ok(before), Ok(after)) = (&before.answer, &after.answer) else { continue };
+                let (Some(before), Some(after)) = (value(&before.metrics), value(&after.metrics)) else {
+                    continue;
+                };
+                increase += if after >= before { after - before } else { after };
+            }
+        }
+        increase
+    }
+
+    /// Returns the bound of the bucket below which 99 % of the new values are.
+    fn p99(&self, name: &str) -> Option<f64> {
+        let last = self.samples.back()?;
+        let mut bounds: Vec<f64> = Vec::new();
+        for scrape in last.answers.iter().filter_map(|asked| asked.answer.as_ref().ok()) {
+            let of_scrape = scrape.metrics.series(name);
+            bounds.extend(of_scrape.filter_map(|(labels, _)| label(labels, "le")?.parse::<f64>().ok()));
+        }
+        bounds.sort_by(f64::total_cmp);
+        bounds.dedup();
+        let below = |bound: f64| {
+            self.increase(|metrics| {
+                let is_bound =
+                    |labels: &str| label(labels, "le").and_then(|le| le.parse().ok()) == Some(bound);
+                metrics.sum(name, is_bound)
+            })
+        };
+        let all = bounds.last().map(|last| below(*last)).filter(|all| *all > 0.0)?;
+        bounds.into_iter().find(|bound| below(*bound) >= all * 0.99).filter(|bound| bound.is_finite())
+    }
+}
+
+/// Rounds to three digits after the point.
+fn rounded(value: f64) -> f64 {
+    (value * 1_000.0).round() / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn asked(metrics: &str) -> Asked {
+        let parts = BTreeMap::from([("queue".to_owned(), "ok".to_owned())]);
+        let answer = Ok(Scrape { metrics: Metrics::parse(metrics), status: "ok".to_owned(), parts });
+        Asked { address: ([127, 0, 0, 1], 9464).into(), answer }
+    }
+
+    fn view(samples: &[&[&str]]) -> View {
+        let start = Instant::now();
+        let samples = samples.iter().zip(0_u64..).map(|(texts, number)| Sample {
+            at: start + Duration::from_secs(10 * number),
+            answers: texts.iter().map(|text| asked(text)).collect(),
+        });
+        View::of(&samples.collect(), Timestamp::from_millis(0), None)
+    }
+
+    #[test]
+    fn rates_are_summed_over_processes_and_survive_a_restart() {
+        let metrics = |accepted: u32, refused: u32| {
+            format!(
+                "rollbook_deliveries_total{{outcome=\"queued\"}} {accepted}\nrollbook_deliveries_total{{outcome=\"bad_signature\"}} {refused}\n"
+            )
+        };
+        let (one, two, three) = (metrics(100, 0), metrics(200, 10), metrics(50, 0));
+        let shown = view(&[&[&one, &one], &[&two, &three]]);
+        let deliveries = shown.deliveries.expect("a receiver");
+        // 100 of the first process, and 50 since the second one started again.
+        assert_eq!((deliveries.accepted_per_second, deliveries.refused_per_second), (15.0, 1.0));
+        assert_eq!((shown.over_seconds, shown.applied.is_none(), shown.queue.is_none()), (10.0, true, true));
+    }
+
+    #[test]
+    fn the_time_to_empty_follows_from_the_change_of_the_depth() {
+        let depth = |depth: u32| format!("rollbook_queue_depth {depth}\n");
+        let queue = |from: u32, to: u32| view(&[&[&depth(from)], &[&depth(to)]]).queue.expect("a queue");
+        let shrinking = queue(1_000, 800);
+        assert_eq!((shrinking.change_per_second, shrinking.seconds_to_empty), (-20.0, Some(40.0)));
+        assert_eq!(queue(800, 800).seconds_to_empty, None);
+        assert_eq!(queue(800, 900).seconds_to_empty, None);
+        assert_eq!(queue(0, 0).seconds_to_empty, Some(0.0));
+    }
+
+    #[test]
+    fn the_p99_is_the_bound_below_which_nearly_all_new_values_are() {
+        let metrics = |counts: [u32; 3]| {
+            let [fast, slow, all] = counts;
+            format!(
+                "rollbook_deliveries_total{{outcome=\"queued\"}} {all}\nrollbook_ack_seconds_bucket{{le=\"0.1\"}} {fast}\n\
+                 rollbook_ack_seconds_bucket{{le=\"1\"}} {slow}\nrollbook_ack_seconds_bucket{{le=\"+Inf\"}} {all}\n"
+            )
+        };
+        let p99 = |after| {
+            let (before, after) = (metrics([50, 50, 50]), metrics(after));
+            view(&[&[&before], &[&after]]).deliveries.expect("a receiver").ack_p99_seconds
+        };
+        assert_eq!(p99([149, 150, 150]), Some(0.1));
+        assert_eq!(p99([140, 150, 150]), Some(1.0));
+        assert_eq!(p99([140, 140, 150]), None, "above the last bound");
+        assert_eq!(p99([50, 50, 50]), None, "no new value");
+    }
+
+    #[test]
+    fn the_last_error_stays_when_it_is_over() {
+        let fine = VecDeque::from([Sample { at: Instant::now(), answers: vec![asked("")] }]);
+        let silent = Asked { address: ([127, 0, 0, 1], 1).into(), answer: Err("refused".to_owned()) };
+        let failing = VecDeque::from([Sample { at: Instant::now(), answers: vec![silent] }]);
+        let seen = View::of(&failing, Timestamp::from_millis(0), None);
+        let error = seen.last_error.clone().expect("an error");
+        assert_eq!((error.part.as_deref(), error.error.as_str()), (None, "refused"));
+        assert!(!seen.processes[0].answers);
+        let after = View::of(&fine, Timestamp::from_millis(5), Some(error.clone()));
+        assert_eq!(after.last_error, Some(error));
+        assert_eq!(View::of(&fine, Timestamp::from_millis(5), None).last_error, None);
+    }
+}
