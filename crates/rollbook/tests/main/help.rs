@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 33] = [
+const COMMANDS: [&[&str]; 35] = [
     &[],
     &["serve"],
     &["receive"],
@@ -32,6 +32,8 @@ const COMMANDS: [&[&str]; 33] = [
     &["changes", "discard"],
     &["changes", "replay"],
     &["changes", "resume"],
+    &["token"],
+    &["token", "inspect"],
     &["explain"],
     &["erase"],
     &["doctor"],
