@@ -31,6 +31,7 @@ const COMMANDS: [&[&str]; 32] = [
     &["changes", "discard"],
     &["changes", "replay"],
     &["changes", "resume"],
+    &["changes", "renew"],
     &["explain"],
     &["erase"],
     &["doctor"],
