@@ -46,7 +46,7 @@ pub(crate) struct Board {
     /// Recorded changes after the position: the feed is read again from there, and they are known already.
     known: BTreeSet<Position>,
     read_through: Position,
-    /// What an earlier turn had read, and what of it is open and not yet read again.
+    /// Lines that an earlier turn had read.
     earlier: Earlier,
     waiting: u64,
     blocked: usize,
@@ -68,7 +68,7 @@ pub(crate) struct Board {
     has_news: bool,
 }
 
-/// What an earlier turn had read.
+/// Lines that an earlier turn had read: up to `through`, and those that were open and are not yet read again.
 #[derive(Debug, Default)]
 struct Earlier {
     through: Position,

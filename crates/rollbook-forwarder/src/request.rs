@@ -13,7 +13,7 @@ use crate::row_room::RowRoom;
 use crate::settings::{BODY_PATIENCE, ForwardSettings};
 use crate::verdict::Verdict;
 
-/// What a request needs.
+/// Ports and settings of a request.
 #[derive(Clone)]
 pub(crate) struct Requests {
     pub(crate) ports: Ports,

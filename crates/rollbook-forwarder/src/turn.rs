@@ -1,4 +1,4 @@
-//! What a process knows of a forward while it has it.
+//! State of a forward while a process has it.
 
 use std::time::Duration;
 

@@ -28,7 +28,7 @@ pub enum Verdict {
     Unreachable(String),
     /// Nothing was sent: the store could not read the row.
     Unreadable,
-    /// Nothing was sent: there was no room for the row in memory. It is no attempt.
+    /// Nothing was sent: there was no room for the row in memory. No attempt counts.
     Postponed,
 }
 
@@ -50,7 +50,7 @@ impl Verdict {
     pub(crate) const OUTCOMES: [&'static str; 7] =
         ["delivered", "refused", "limited", "timeout", "unreachable", "gone", "unreadable"];
 
-    /// Returns the label of the metric; `None` if it was no attempt.
+    /// Returns the label of the metric; `None` if nothing was attempted.
     pub(crate) const fn outcome(&self) -> Option<&'static str> {
         Some(match self {
             Self::Accepted => "delivered",

@@ -40,7 +40,9 @@ impl Document {
                 "maxItems" => value
                     .as_array()
                     .is_none_or(|items| items.len() as u64 <= expected.as_u64().expect("a number")),
-                "pattern" => value.as_str().is_none_or(is_time),
+                "pattern" => value.as_str().is_none_or(|text| {
+                    if expected == "^[0-9a-f]{16}$" { is_generation(text) } else { is_time(text) }
+                }),
                 "oneOf" => {
                     let fitting = |one: &&Value| self.faults(one, value).is_empty();
                     expected.as_array().expect("schemas").iter().filter(fitting).count() == 1
@@ -114,6 +116,11 @@ fn has_type(value: &Value, name: &str) -> bool {
         "null" => value.is_null(),
         _ => false,
     }
+}
+
+/// Whether a text is the name of a feed's generation.
+fn is_generation(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// The only pattern of an answer: a time with milliseconds.

@@ -5,8 +5,8 @@ use super::changes::Position;
 /// Maximum number of positions in [`InHand::open`]. A longer text is not read: its changes are sent again.
 const OPEN_MAX: usize = 100_000;
 
-/// How far a forward has read, and what is open below. Saved with the position, it keeps changes that were delivered above
-/// the position from being sent again.
+/// Open changes of a forward, and the end of what it has read. Saved with the position, they keep changes that were delivered
+/// above the position from being sent again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InHand {
     /// Position up to which the feed was read.

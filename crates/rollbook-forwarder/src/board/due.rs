@@ -1,4 +1,4 @@
-//! Subjects with a change that can be sent, and whose turn it is.
+//! Subjects with a change that can be sent, and the order of their requests.
 
 use std::collections::BTreeSet;
 

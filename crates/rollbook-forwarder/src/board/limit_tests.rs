@@ -225,7 +225,7 @@ fn a_change_with_a_row_that_can_not_be_read_becomes_a_dead_letter_and_others_go_
 }
 
 #[test]
-fn a_change_without_room_for_its_row_is_sent_again_and_that_is_no_attempt() {
+fn a_change_without_room_for_its_row_is_sent_again_and_no_attempt_counts() {
     let mut board = board_of(LIMITS, &[(1, "a")]);
     assert_eq!(begun(&mut board, at(0)), [1]);
     board.answered(&line(1, "a"), &Verdict::Postponed, at(1), 0.0);

@@ -1,4 +1,4 @@
-//! What a board saves: the position, changes to record, and what is open above the position.
+//! Progress of a board: the position, changes to record, and open changes above the position.
 
 use rollbook_core::store::{ForwardProgress, InHand, Position};
 use rollbook_core::time::Timestamp;

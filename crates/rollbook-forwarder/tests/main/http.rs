@@ -105,7 +105,7 @@ async fn an_answer_410_stops_the_forward() {
 async fn the_status_decides_however_long_the_body_takes() {
     let server = server(|_| HookAnswer::Endless(200));
     send(&server, crate::stage::SECRET, 1, |position, waiting, _| position == 1 && waiting == 0).await;
-    assert_eq!(server.received().len(), 1, "the body is no reason to send it again");
+    assert_eq!(server.received().len(), 1, "the body does not make it fail");
 }
 
 #[tokio::test]

@@ -107,5 +107,5 @@ async fn rows_in_requests_of_all_forwards_stay_within_one_limit() {
     running.join_next().await.expect("a task").expect("it ends in order");
     let most = weighing.most.load(Ordering::Relaxed);
     assert!((5_000..=10_000).contains(&most), "{most}");
-    assert_eq!(weighing.received.load(Ordering::Relaxed), 300, "waiting for room is no failure");
+    assert_eq!(weighing.received.load(Ordering::Relaxed), 300, "waiting for room does not fail");
 }

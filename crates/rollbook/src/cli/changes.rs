@@ -45,7 +45,7 @@ pub(crate) enum ChangesCommand {
         #[arg(long, value_enum, default_value = "text")]
         output: Output,
     },
-    /// Lists dead letters of forwards: changes that the receiver did not accept. With --waiting, those that are tried again
+    /// Lists dead letters of forwards, or with --waiting changes that are tried again
     #[command(
         after_help = "Examples:\n  rollbook changes failed crm --output json\n  rollbook changes failed crm --waiting"
     )]
@@ -60,17 +60,17 @@ pub(crate) enum ChangesCommand {
     Discard(FailedOf),
     /// Sends every change after a position again, with the same ids
     #[command(after_help = "Example:\n  rollbook changes replay crm --after 4210\n\n\
-                            Also starts a forward that stopped. A position ahead of the forward's is refused: changes would never\n\
-                            be sent.")]
+                            Also starts a forward that stopped. A position ahead of the forward's is refused.")]
     Replay(Replay),
     /// Starts a forward that stopped: it goes on where it was
     #[command(after_help = "Example:\n  rollbook changes resume crm")]
     Resume(OneForward),
-    /// Gives the feed a new generation, after its store was restored: forwards stop, and readers that name theirs get an error
+    /// Gives the feed a new generation after a restore of its store, so that forwards stop
     #[command(after_help = "Example:\n  rollbook changes renew\n\n\
-                            A restored store gives later changes positions that receivers may know. Each forward stops with this\n\
-                            reason; start it again when its receiver has forgotten them: rollbook changes resume. A store on\n\
-                            Postgres that was restored from a dump has a new generation already.")]
+                            A restored store gives later changes positions that receivers may know. Each forward\n\
+                            stops with this reason; start it again when its receiver has forgotten them: rollbook\n\
+                            changes resume. A store on Postgres that was restored from a dump has a new generation\n\
+                            already.")]
     Renew {
         /// Prints for people or for programs
         #[arg(long, value_enum, default_value = "text")]

@@ -70,7 +70,7 @@ fn cells(view: &ForwardView) -> [String; 9] {
     ]
 }
 
-/// What needs attention, or explains why changes wait.
+/// Returns the facts that need attention, or explain why changes wait.
 fn remark(view: &ForwardView) -> String {
     let failing = view.last_error.as_deref().map(|reason| {
         let next = view.next_try_at.map_or_else(String::new, |at| format!(", next at {at}"));

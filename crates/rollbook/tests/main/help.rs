@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 35] = [
+const COMMANDS: [&[&str]; 0] = [
     &[],
     &["serve"],
     &["receive"],
@@ -32,6 +32,7 @@ const COMMANDS: [&[&str]; 35] = [
     &["changes", "discard"],
     &["changes", "replay"],
     &["changes", "resume"],
+    &["changes", "renew"],
     &["token"],
     &["token", "inspect"],
     &["explain"],

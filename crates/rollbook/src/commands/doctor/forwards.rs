@@ -88,7 +88,7 @@ fn judge(view: &ForwardView, now: Timestamp) -> Finding {
     ok(FORWARDS, at)
 }
 
-/// What waits after a failure, with the first reason; empty if nothing does.
+/// Returns the number of objects that wait, with the first reason; empty if none does.
 fn waiting(view: &ForwardView) -> String {
     if view.blocked_subjects == 0 {
         return String::new();
