@@ -12,7 +12,7 @@ use crate::keys::{KeyRing, KeySource, KeyTimes};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 
-/// Which session tokens are accepted.
+/// Choice of the session tokens that are accepted.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
     /// Issuer, authorized parties and other rules.
