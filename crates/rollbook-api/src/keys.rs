@@ -1,4 +1,4 @@
-//! Keys of session tokens: fixed ones, or those of a JWKS, which are fetched again without a restart.
+//! Keys of session tokens: given ones, or those of a JWKS, which are fetched again without a restart.
 //!
 //! Constraints:
 //!
@@ -34,8 +34,8 @@ const WAITING_MAX: usize = 64;
 /// Origin of the keys.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// These keys.
-    Fixed(KeySet),
+    /// These keys. Whoever holds a clone can replace them, for a key in a file that changes.
+    Fixed(Keys),
     /// The keys that are served here.
     Jwks(JwksUrl),
 }
@@ -201,7 +201,7 @@ impl KeyRing {
     ) -> Result<Self, String> {
         let (keys, mut jwks) = (OnceLock::new(), None);
         match source {
-            KeySource::Fixed(set) => drop(keys.set(Keys::new(set))),
+            KeySource::Fixed(fixed) => drop(keys.set(fixed)),
             KeySource::Jwks(url) => {
                 let (asked_at, fetched) = (Mutex::default(), AtomicU64::new(0));
                 let waiting = Semaphore::new(WAITING_MAX);

@@ -19,9 +19,9 @@ pub(crate) mod route {
         ("context", &[200, 400, 401, 405, 503]),
         ("authorize", &[204, 400, 401, 403, 503]),
         ("user", &[200, 400, 401, 404, 405, 409, 503]),
-        ("user_organizations", &[200, 400, 401, 405, 503]),
+        ("user_organizations", &[200, 400, 401, 404, 405, 503]),
         ("organization", &[200, 400, 401, 404, 405, 409, 503]),
-        ("organization_members", &[200, 400, 401, 405, 503]),
+        ("organization_members", &[200, 400, 401, 404, 405, 503]),
         ("openapi", &[200, 405]),
         (OTHER, &[404]),
     ];

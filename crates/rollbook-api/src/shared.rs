@@ -1,4 +1,4 @@
-//! What the routes of the API share.
+//! State and answers that the routes of the API share.
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_reconciler::{Reconciler, ResyncOutcome};
-use rollbook_session::Policy;
+use rollbook_session::{Keys, Policy};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -56,7 +56,7 @@ pub(crate) fn sessions(config: &Config) -> anyhow::Result<Option<SessionSettings
         Some(parties) => Policy::new(issuer, parties.clone())?,
     };
     let keys = match (&settings.clerk_jwt_key, &settings.clerk_jwks_url) {
-        (Some(keys), _) => KeySource::Fixed(keys.clone()),
+        (Some(keys), _) => KeySource::Fixed(Keys::new(keys.clone())),
         (None, Some(url)) => KeySource::Jwks(url.clone()),
         (None, None) => KeySource::Jwks(JwksUrl::of_issuer(issuer)?),
     };

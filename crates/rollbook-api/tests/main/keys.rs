@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rollbook_api::{JwksUrl, KeySource, KeyTimes, SessionSettings, fetch_keys};
+use rollbook_session::{KeySet, Keys};
 use rollbook_testkit::tokens::{KEY_ID, Signer, claims};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -246,4 +247,20 @@ async fn a_failed_fetch_names_the_server_and_the_reason() {
     drop(issuer);
     let error = fetch_keys(&url, DEADLINE).await.expect_err("no keys");
     assert!(error.contains(&address) && error.contains("unreachable"), "{error}");
+}
+
+#[tokio::test]
+async fn keys_that_are_given_are_replaced_by_whoever_holds_them() {
+    let (old, new) = (Signer::of_the_instance(), Signer::of_another_instance());
+    let set = |signer: &Signer| KeySet::from_pem(&signer.pem()).expect("a key");
+    let keys = Keys::new(set(&old));
+    let sessions = SessionSettings::new(policy(), KeySource::Fixed(keys.clone()));
+    let server =
+        Server::with_options(Engine::Memory, Options { sessions: Some(sessions), ..Options::default() })
+            .await;
+    assert_eq!([ask(&server, &old, KEY_ID).await, ask(&server, &new, KEY_ID).await], [204, 401]);
+    keys.replace(set(&old).join(set(&new)).expect("both"));
+    assert_eq!([ask(&server, &old, KEY_ID).await, ask(&server, &new, KEY_ID).await], [204, 204]);
+    keys.replace(set(&new));
+    assert_eq!([ask(&server, &old, KEY_ID).await, ask(&server, &new, KEY_ID).await], [401, 204]);
 }

@@ -14,7 +14,7 @@ use rollbook_core::store::{
 };
 use rollbook_core::time::{Clock as _, Timestamp};
 use rollbook_operator::changes::generation_name;
-use rollbook_session::{KeySet, Policy};
+use rollbook_session::{KeySet, Keys, Policy};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, event, user};
 use rollbook_testkit::tokens::{ISSUER, PARTY, Signer, claims, member_claims};
@@ -103,7 +103,7 @@ impl Default for Options {
         Self {
             settings: Settings::default(),
             tokens: format!("{TOKEN}, {OTHER_TOKEN}"),
-            sessions: Some(SessionSettings::new(policy(), KeySource::Fixed(keys))),
+            sessions: Some(SessionSettings::new(policy(), KeySource::Fixed(Keys::new(keys)))),
             refresh: None,
         }
     }

@@ -186,3 +186,52 @@ impl Access for PostgresStore {
         Ok(found.into_iter().flatten().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rollbook_testkit::servers::postgres::PostgresServer;
+
+    use super::*;
+    use crate::migrations::apply_migrations;
+    use crate::settings::PostgresSettings;
+
+    /// Settings of every transaction that decide about plans.
+    const PLANNER: &str =
+        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
+                           SET enable_mergejoin = off; SET jit = off;";
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_statement_is_planned_with_indexes_and_pages_are_read_in_their_order() {
+        let server = PostgresServer::start_with(&[("fsync", "off")]).await;
+        server.create_database("plans").await;
+        let settings = PostgresSettings {
+            url: server.url("plans"),
+            schema: "clerk".to_owned(),
+            changes: false,
+            pgbouncer: false,
+            connections_max: 2,
+            statement_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(5),
+        };
+        apply_migrations(&settings).await.expect("the migrations apply");
+        let statements = Statements::new("clerk");
+        for (sql, values, pages) in [
+            (&statements.of_user, "'user_1'", false),
+            (&statements.of_member, "'user_1', 'org_1'", false),
+            (&statements.members, "'org_1', 'user_1', 10", true),
+            (&statements.organizations, "'user_1', 'org_1', 10", true),
+        ] {
+            let explain =
+                format!("{PLANNER} PREPARE one AS {sql}; EXPLAIN (COSTS off) EXECUTE one ({values})");
+            let plan = server.psql("plans", &explain).await;
+            assert!(plan.contains("Index") && !plan.contains("Seq Scan"), "{plan}");
+            if pages {
+                let order = if values.starts_with("'org") { "by_organization" } else { "by_user" };
+                let index = format!("organization_memberships_{order}");
+                assert!(plan.contains(&index) && !plan.contains("Sort"), "{plan}");
+            }
+        }
+    }
+}

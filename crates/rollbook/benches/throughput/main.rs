@@ -14,6 +14,8 @@
 //!   sequencer; the time from a commit to the bell and to a stream of the API at 1,000 changes a second; pages at the end
 //!   of a million kept lines.
 //! * A forward (`forward`): changes that one forward pushes to a local server, against bare requests to it.
+//! * Context (`context`): the time to an answer of `/v1/context` and `/v1/authorize` at 500 requests a second, with a million
+//!   users and memberships on Postgres.
 //! * Large tables (`large`, only by name): applying to 2 M users and 4 M ledger entries on both engines, against raw
 //!   upserts into the same tables.
 //! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
@@ -53,7 +55,7 @@ const FULL: Scale = Scale { turns: 5, divisor: 1 };
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
 /// The parts that can be asked for by name, in their order; without a name all of them.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "acks",
     "latency",
     "apply",
@@ -64,6 +66,7 @@ const PARTS: [&str; 12] = [
     "backlog",
     "feed",
     "forward",
+    "context",
     "reconcile",
     "webhooks",
 ];
@@ -122,6 +125,7 @@ async fn measure(part: &str, scale: Scale, report: &mut Report) {
             distributed::feed::measure(scale, report).await;
         }
         "forward" => forward::measure(scale, report).await,
+        "context" => distributed::context::measure(scale, report).await,
         "reconcile" => reconcile::measure(scale, report).await,
         "webhooks" => reconcile::measure_webhooks(scale, report).await,
         _ => unreachable!("only parts of the list are measured"),

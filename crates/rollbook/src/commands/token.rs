@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read as _};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
@@ -112,9 +113,9 @@ async fn accepted(token: &str, sessions: Option<SessionSettings>) -> Check {
         );
     };
     let (keys, origin) = match keys {
-        KeySource::Fixed(keys) => (keys, "clerk_jwt_key".to_owned()),
+        KeySource::Fixed(keys) => (keys.current(), "clerk_jwt_key".to_owned()),
         KeySource::Jwks(url) => match fetch_keys(&url, FETCH_TIMEOUT).await {
-            Ok(keys) => (keys, url.server().to_owned()),
+            Ok(keys) => (Arc::new(keys), url.server().to_owned()),
             Err(why) => return skipped(format!("not verified: the keys can't be fetched: {why}")),
         },
     };

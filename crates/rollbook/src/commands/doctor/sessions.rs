@@ -24,7 +24,7 @@ pub(super) async fn tokens(config: &Config, needs: &Needs) -> Findings {
         Err(error) => return vec![failed(KEYS, error.to_string(), "rollbook config shows each setting")],
     };
     let keys = match sessions.keys {
-        KeySource::Fixed(keys) => ok(KEYS, format!("{} from clerk_jwt_key", counted(&keys))),
+        KeySource::Fixed(keys) => ok(KEYS, format!("{} from clerk_jwt_key", counted(&keys.current()))),
         KeySource::Jwks(url) => match fetch_keys(&url, ASK_TIMEOUT).await {
             Ok(keys) => judge(&keys, url.server(), config.settings.clerk_instance_id.as_deref()),
             Err(why) => {
