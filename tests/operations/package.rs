@@ -1,7 +1,8 @@
-//! The Debian package: `ops/deb` with the binary that is being tested.
+//! Files of a release: `ops/deb` and `ops/release` with the binary that is being tested.
 
 use std::process::Command;
 
+use super::supply::crates;
 use crate::crashes::BINARY;
 
 /// Runs a program to its end and returns its output.
@@ -47,4 +48,58 @@ fn the_debian_package_holds_binary_units_sample_and_licences_and_names_the_relea
         unit.expect("the unit").contains("ExecStart=/usr/bin/rollbook serve"),
         "the unit runs another binary"
     );
+}
+
+#[test]
+fn a_release_has_an_archive_a_package_checksums_notices_and_a_bill_of_materials_with_every_crate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let script = super::ops().join("release").display().to_string();
+    let listed = run(&script, &[&path(""), BINARY]);
+    let named = |ending: &str| {
+        let mut found = listed.lines().filter(|name| name.ends_with(ending));
+        let name = found.next().unwrap_or_else(|| panic!("no {ending} in {listed}"));
+        assert!(found.next().is_none(), "{listed}");
+        name.to_owned()
+    };
+    let archive = named(".tar.gz");
+    let prefix = archive.trim_end_matches(".tar.gz");
+    assert!(prefix.starts_with(&format!(
+        "rollbook-{}-{}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::ARCH
+    )));
+    for name in [named(".deb"), named("THIRD-PARTY-NOTICES"), named("SHA256SUMS")] {
+        assert!(std::fs::metadata(path(&name)).expect("a file").len() > 0, "{name}");
+    }
+    run("sh", &["-c", &format!("cd '{}' && sha256sum --check --strict --quiet SHA256SUMS", path(""))]);
+    let sums = std::fs::read_to_string(path("SHA256SUMS")).expect("the sums");
+    assert_eq!(sums.lines().count(), listed.lines().count() - 1, "every other file has one");
+
+    run("tar", &["-C", &path(""), "-xzf", &path(&archive)]);
+    for file in ["rollbook.toml", "LICENSE-MIT", "THIRD-PARTY-NOTICES", "systemd/rollbook.service"] {
+        assert!(folder.path().join(prefix).join(file).exists(), "{file}");
+    }
+    let packed = path(&format!("{prefix}/rollbook"));
+    assert!(run(&packed, &["--version"]).contains(env!("CARGO_PKG_VERSION")));
+    let sections = run("readelf", &["--section-headers", "--wide", &packed]);
+    assert!(sections.contains(".symtab") && !sections.contains(".debug_info"), "names stay, for backtraces");
+
+    let bill = std::fs::read_to_string(path(&named(".cdx.json"))).expect("the bill");
+    let bill: serde_json::Value = serde_json::from_str(&bill).expect("JSON");
+    assert_eq!(
+        bill["metadata"]["component"]["purl"],
+        format!("pkg:cargo/rollbook@{}", env!("CARGO_PKG_VERSION"))
+    );
+    let components = bill["components"].as_array().expect("components");
+    let has = |name: &str, version: &str, licence: &str| {
+        components.iter().any(|one| {
+            let is_it =
+                one["name"] == name && one["version"] == version && one["hashes"][0]["alg"] == "SHA-256";
+            is_it && one["licenses"][0]["expression"] == licence.replace('/', " OR ")
+        })
+    };
+    for (name, version, licence) in crates() {
+        assert!(has(&name, &version, &licence), "{name} {version} {licence}");
+    }
 }

@@ -9,7 +9,7 @@ use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
 /// Pages, by their path from the folder `ops`.
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 19] = [
     "../README.md",
     "../crates/README.md",
     "../migrations/README.md",
@@ -19,12 +19,16 @@ const PAGES: [&str; 15] = [
     "FIRST-HOUR.md",
     "FORWARDS.md",
     "HOSTING.md",
+    "INSTALL.md",
+    "LOCAL.md",
     "METRICS.md",
+    "MOVING-IN.md",
     "PRODUCTION.md",
     "REACTING.md",
     "RELIABILITY.md",
     "RUNBOOK.md",
     "SERVERS.md",
+    "integrations/README.md",
 ];
 
 #[test]

@@ -22,7 +22,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// Returns the third-party crates in the binary: name, version, licence.
-fn crates() -> Vec<(String, String, String)> {
+pub(super) fn crates() -> Vec<(String, String, String)> {
     let format = ["--format", "{p}|{l}"];
     let which =
         ["tree", "--package", "rollbook", "--edges", "normal,build", "--prefix", "none", "--no-dedupe"];

@@ -1,6 +1,6 @@
 //! The route of a Next.js application that receives pushes: sent by Rollbook, verified by `standardwebhooks`.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use rollbook_testkit::events::{START, event, user};
 use rollbook_testkit::process::{SECRET, until};
 
 use super::{Program, World, block, finished, npm, write_block};
+use crate::packages::next_dev;
 use crate::raw_http::{exchange, signed, status};
 
 const BODY: &str = r#"{"position":7,"resource":"users","subject_id":"user_1","kind":"created","changed":["data"],"origin":"webhook","cause":"msg_1","event_at":"2026-07-29T08:00:00.015Z","at":"2026-07-29T08:00:01.200Z"}"#;
@@ -29,17 +30,7 @@ fn push(id: &str, at: Timestamp, signed: &str, sent: &str) -> String {
 /// Starts the application, and waits until it answers.
 async fn start(world: &World, folder: &std::path::Path) -> (Program, SocketAddr) {
     write_block(folder, "app/api/rollbook/route.ts");
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let address = free.local_addr().expect("an address");
-    drop(free);
-    let mut command = Command::new(folder.join("node_modules/.bin/next"));
-    command
-        .args(["dev", "--hostname", "127.0.0.1", "--port", &address.port().to_string()])
-        .envs([("NEXT_TELEMETRY_DISABLED", "1"), ("CHANGES_WEBHOOK_SECRET", SECRET)])
-        .env("DATABASE_URL", world.url());
-    let mut program = Program::start(folder, "next", &mut command);
-    program.until_it_says("Ready in").await;
-    (program, address)
+    next_dev(folder, &[("CHANGES_WEBHOOK_SECRET", SECRET), ("DATABASE_URL", &world.url())]).await
 }
 
 /// Rollbook itself pushes a change to the route, with the configuration of the page.

@@ -100,6 +100,13 @@ pub trait Store: Send + Sync {
     async fn rehearse(&self) -> Result<bool, StoreError> {
         Ok(false)
     }
+
+    /// Returns the functions of a team's triggers on new users and organizations that have no search path of their own.
+    /// They find their tables by the path of whoever writes the row, and a placeholder row is written with another path
+    /// than a worker's.
+    async fn unpinned_triggers(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Ports of a reader, who cannot write.

@@ -174,6 +174,10 @@ impl Store for FaultyStore {
     async fn rehearse(&self) -> Result<bool, StoreError> {
         (self.script)(StoreCall::Ping).strike(self.inner.rehearse()).await
     }
+
+    async fn unpinned_triggers(&self) -> Result<Vec<String>, StoreError> {
+        (self.script)(StoreCall::Read).strike(self.inner.unpinned_triggers()).await
+    }
 }
 
 #[async_trait]

@@ -267,6 +267,10 @@ impl Store for PostgresStore {
         self.database.run(&Rehearse { statements: &self.statements, keeping, now }).await?;
         Ok(true)
     }
+
+    async fn unpinned_triggers(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.database.select(&self.statements.unpinned, None, None, |row| row.try_get(0)).await?)
+    }
 }
 
 #[async_trait]

@@ -117,3 +117,20 @@ pub(super) fn hidden(schema: &str) -> String {
     let tables = RESOURCES.iter().map(|resource| part(resource.table, "'r', 'w'"));
     tables.chain([part("deliveries", "'r', 'd'")]).collect::<Vec<_>>().join(" UNION ALL ")
 }
+
+/// Returns the SELECT of the functions of a team's triggers that run when a placeholder row is written, and that find their
+/// tables by the search path of whoever writes it.
+pub(super) fn unpinned(schema: &str) -> String {
+    format!(
+        r#"SELECT DISTINCT format('%I.%I', spaces.nspname, functions.proname) FROM pg_catalog.pg_trigger AS triggers
+           JOIN pg_catalog.pg_proc AS functions ON functions.oid = triggers.tgfoid
+           JOIN pg_catalog.pg_namespace AS spaces ON spaces.oid = functions.pronamespace
+           JOIN pg_catalog.pg_language AS languages ON languages.oid = functions.prolang
+           WHERE triggers.tgrelid IN (to_regclass('"{schema}".users'), to_regclass('"{schema}".organizations'))
+                 AND NOT triggers.tgisinternal AND triggers.tgenabled <> 'D' AND triggers.tgtype & 4 <> 0
+                 AND languages.lanname NOT IN ('c', 'internal')
+                 AND NOT EXISTS (SELECT FROM unnest(functions.proconfig) AS own (setting)
+                                 WHERE starts_with(own.setting, 'search_path='))
+           ORDER BY 1"#
+    )
+}

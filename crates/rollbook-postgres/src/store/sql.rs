@@ -109,6 +109,8 @@ pub(super) struct Statements {
     pub(super) forbidden_forwards: Sql,
     /// Finds tables with row-level policies that may hide rows from this role.
     pub(super) hidden: Sql,
+    /// Functions of triggers without a search path of their own.
+    pub(super) unpinned: Sql,
 }
 
 /// Condition of a row, `stored`, that was erased and still has content. For all other rows only the hash is compared.
@@ -203,6 +205,7 @@ impl Statements {
             forbidden_records: forbidden(schema, RECORDS.map(|table| (table, DELETES)).into_iter()),
             forbidden_forwards: forbidden(schema, FORWARDS.map(|table| (table, DELETES)).into_iter()),
             hidden: read::hidden(schema).into(),
+            unpinned: read::unpinned(schema).into(),
         }
     }
 

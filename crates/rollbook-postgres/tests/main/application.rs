@@ -92,6 +92,61 @@ async fn a_foreign_key_holds_for_a_user_before_the_webhook_arrives() {
 }
 
 #[tokio::test]
+async fn a_trigger_with_a_path_of_its_own_does_the_same_for_a_worker_and_for_a_placeholder_row() {
+    let world = World::new().await;
+    world
+        .psql(
+            "CREATE TABLE public.profiles (user_id text);
+             CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$BEGIN INSERT INTO profiles VALUES (NEW.id); RETURN NULL; END$f$;
+             CREATE TRIGGER note AFTER INSERT ON mirror_2.users FOR EACH ROW EXECUTE FUNCTION public.note()",
+        )
+        .await;
+    let store = world.store();
+    assert_eq!(store.unpinned_triggers().await, Ok(vec!["public.note".to_owned()]));
+    assert_eq!(store.apply_many(&[user_change("user_1", 0)]).await, Ok(vec![Applied::Inserted]));
+    let mut connection = PgConnection::connect(&world.settings.url).await.expect("a connection");
+    let place = "SELECT mirror_2.ensure_user('user_2')";
+    let refused = sqlx::raw_sql(place).execute(&mut connection).await.expect_err("no such table").to_string();
+    assert!(refused.contains("relation \"profiles\" does not exist"), "{refused}");
+
+    world.psql("ALTER FUNCTION public.note() SET search_path = public, pg_temp").await;
+    assert_eq!(store.unpinned_triggers().await, Ok(Vec::new()));
+    // The caller's own path and objects make no difference.
+    let hostile = "CREATE SCHEMA theirs; CREATE TABLE theirs.profiles (user_id text);
+                   CREATE TEMPORARY TABLE profiles (user_id text); SET search_path = theirs, pg_temp";
+    sqlx::raw_sql(hostile).execute(&mut connection).await.expect("a path");
+    sqlx::raw_sql(place).execute(&mut connection).await.expect("a placeholder row");
+    assert_eq!(store.apply_many(&[user_change("user_3", 0)]).await, Ok(vec![Applied::Inserted]));
+    let noted = "SELECT string_agg(user_id, ' ' ORDER BY user_id) FROM public.profiles";
+    assert_eq!(world.psql(noted).await, "user_1 user_2 user_3\n");
+}
+
+#[tokio::test]
+async fn only_functions_that_run_for_a_placeholder_row_and_have_no_path_are_named() {
+    let world = World::new().await;
+    let function = |name: &str, more: &str| {
+        format!(
+            "CREATE FUNCTION public.{name}() RETURNS trigger LANGUAGE plpgsql {more} AS $f$BEGIN RETURN NEW; END$f$;"
+        )
+    };
+    for (name, more, on) in [
+        ("updated", "", "AFTER UPDATE ON mirror_2.users FOR EACH ROW"),
+        ("of_a_child", "", "AFTER INSERT ON mirror_2.sessions FOR EACH ROW"),
+        ("pinned", "SET search_path = public, pg_temp", "BEFORE INSERT ON mirror_2.users FOR EACH ROW"),
+        ("each", "SET work_mem = '4MB'", "BEFORE INSERT ON mirror_2.organizations FOR EACH ROW"),
+        ("\"All\"", "", "AFTER INSERT OR UPDATE ON mirror_2.users FOR EACH STATEMENT"),
+        ("off", "", "AFTER INSERT ON mirror_2.users FOR EACH ROW"),
+    ] {
+        let make = format!("CREATE TRIGGER {name} {on} EXECUTE FUNCTION public.{name}()");
+        world.psql(&format!("{} {make}", function(name, more))).await;
+    }
+    world.psql("ALTER TABLE mirror_2.users DISABLE TRIGGER off").await;
+    let named = vec!["public.\"All\"".to_owned(), "public.each".to_owned()];
+    assert_eq!(world.store().unpinned_triggers().await, Ok(named));
+}
+
+#[tokio::test]
 async fn a_placeholder_row_made_while_a_worker_writes_the_same_user_is_filled() {
     let world = World::new().await;
     let store = world.store();

@@ -2,11 +2,11 @@
 //! policies, the change feed, and what a cluster does about a failed shard.
 use std::time::Duration;
 
-use rollbook_core::store::{FeedState, WAITING_COUNTED_MAX};
+use rollbook_core::store::{FeedState, FullStore, WAITING_COUNTED_MAX};
 use rollbook_operator::erase::HIDDEN_ROWS_FIX;
 use rollbook_operator::words::thousands;
 
-use super::finding::{Finding, ok, skipped, warning};
+use super::finding::{Finding, Findings, ok, skipped, warning};
 use super::{ASK_TIMEOUT, in_time};
 use crate::config::Config;
 use crate::startup::feed_differs;
@@ -15,6 +15,7 @@ use crate::wire::{self, Component, FullCoverage};
 const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
 const POLICIES: &str = "policies";
+const TRIGGERS: &str = "triggers";
 const CHANGES: &str = "changes";
 /// A worker gives positions within moments, and looks for the changes of other processes every ten seconds.
 const CHANGES_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -29,8 +30,31 @@ pub(super) async fn newer(config: &Config, part: Component) -> Option<Finding> {
     })
 }
 
+/// Reports what a team has put on the tables and what may surprise it: policies and triggers.
+pub(super) async fn of_a_team(store: &dyn FullStore) -> Findings {
+    let hidden = in_time(store.hidden_tables()).await.unwrap_or_default();
+    let unpinned = in_time(store.unpinned_triggers()).await.unwrap_or_default();
+    policies(&hidden).into_iter().chain(triggers(&unpinned)).collect()
+}
+
+/// Reports functions of triggers that find tables by the search path of whoever writes a row; `None` if there are none.
+fn triggers(functions: &[String]) -> Option<Finding> {
+    let first = functions.first()?;
+    let found = format!(
+        "the triggers' functions {} have no search_path of their own: workers run them with the path of their role, and \
+         ensure_user and ensure_organization with Rollbook's schema alone, where a table that is named without its schema \
+         is not found",
+        functions.join(", ")
+    );
+    let fix = format!(
+        "ALTER FUNCTION {first}() SET search_path = public, pg_temp (with the schemas of its tables): then it does the same \
+         for both"
+    );
+    Some(warning(TRIGGERS, found, fix))
+}
+
 /// Reports policies of the database that may hide rows; `None` if there are none.
-pub(super) fn policies(tables: &[String]) -> Option<Finding> {
+fn policies(tables: &[String]) -> Option<Finding> {
     let tables = (!tables.is_empty()).then(|| tables.join(", "))?;
     let found = format!(
         "row-level security policies on {tables} apply to this role: rows that they hide can't be erased, deleted or checked"
@@ -110,6 +134,16 @@ mod tests {
         let finding = policies(&["users".to_owned(), "deliveries".to_owned()]).expect("a finding");
         assert!(
             finding.state == State::Warning && finding.found.contains("users, deliveries"),
+            "{finding:?}"
+        );
+    }
+
+    #[test]
+    fn functions_of_triggers_without_a_path_of_their_own_are_a_warning_with_their_names() {
+        assert!(triggers(&[]).is_none());
+        let finding = triggers(&["app.note".to_owned(), "app.greet".to_owned()]).expect("a finding");
+        assert!(
+            finding.state == State::Warning && finding.found.contains("app.note, app.greet"),
             "{finding:?}"
         );
     }

@@ -189,12 +189,12 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     if let Some(finding) = not_there(config, needs, Component::Store).await {
         return vec![finding];
     }
-    let (asked, left, hidden, feed) = match wire::open_store(config, clock.clone()) {
+    let (asked, left, theirs, feed) = match wire::open_store(config, clock.clone()) {
         Ok(store) => {
             let left = in_time(store.cascades(None, 1)).await.ok();
-            let hidden = in_time(store.hidden_tables()).await.unwrap_or_default();
+            let theirs = notices::of_a_team(&*store).await;
             let feed = forwards::feed(config, &*store, clock.now()).await;
-            (in_time(store.ping()).await.map(|()| store), left, hidden, feed)
+            (in_time(store.ping()).await.map(|()| store), left, theirs, feed)
         }
         Err(error) => (Err(format!("{error:#}")), None, Vec::new(), Vec::new()),
     };
@@ -204,7 +204,7 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         .chain(newer)
         .chain(left)
         .chain(feed)
-        .chain(notices::policies(&hidden))
+        .chain(theirs)
         .collect()
 }
 
