@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 32] = [
+const COMMANDS: [&[&str]; 33] = [
     &[],
     &["serve"],
     &["receive"],
