@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 0] = [
+const COMMANDS: [&[&str]; 36] = [
     &[],
     &["serve"],
     &["receive"],
