@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 33] = [
+const COMMANDS: [&[&str]; 34] = [
     &[],
     &["serve"],
     &["receive"],
@@ -35,6 +35,7 @@ const COMMANDS: [&[&str]; 33] = [
     &["explain"],
     &["erase"],
     &["doctor"],
+    &["top"],
     &["config"],
     &["healthcheck"],
     &["completions"],
