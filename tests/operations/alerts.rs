@@ -48,7 +48,10 @@ fn every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert() {
         chapter.lines().filter_map(|line| line.strip_prefix("### ")).map(str::to_owned).collect();
     assert_eq!(entries, alerts());
     let urls: BTreeSet<String> = values("runbook_url").into_iter().collect();
-    let anchor = |alert: &String| format!("ops/RUNBOOK.md#{}", alert.to_lowercase());
+    // A link is absolute where Prometheus has the external label.
+    let anchor = |alert: &String| {
+        format!("{{{{ $externalLabels.rollbook_docs }}}}ops/RUNBOOK.md#{}", alert.to_lowercase())
+    };
     assert_eq!(urls, alerts().iter().map(anchor).collect());
 }
 

@@ -25,7 +25,8 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 fn expressions() -> Vec<String> {
     let panels = panels();
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
-    let expressions = targets.map(|target| text(&target, "expr").to_owned());
+    let annotations = dashboard()["annotations"]["list"].as_array().expect("annotations").clone();
+    let expressions = targets.chain(annotations).map(|asked| text(&asked, "expr").to_owned());
     expressions
         .map(|expression| expression.replace("$__rate_interval", "5m").replace("$job", "rollbook"))
         .collect()
@@ -61,6 +62,30 @@ fn every_panel_says_what_it_shows_and_in_which_unit() {
         assert!(!text(&panel["fieldConfig"]["defaults"], "unit").is_empty(), "{panel}");
         assert!(panel["targets"].as_array().is_some_and(|targets| !targets.is_empty()), "{panel}");
     }
+}
+
+#[test]
+fn alerts_are_listed_by_name_with_a_link_and_deploys_time_to_empty_and_a_closed_gate_are_shown() {
+    let panels = panels();
+    let panel = |part: &str| {
+        let asks = |panel: &&Value| panel["targets"].to_string().contains(part);
+        panels.iter().find(asks).unwrap_or_else(|| panic!("a panel that asks for {part}")).to_string()
+    };
+    let alerts = panel("by (alertname, severity, job) (ALERTS");
+    assert!(
+        alerts.contains("${alertmanager}/#/alerts?filter=%7Balertname%3D%22${__value.text}%22%7D"),
+        "{alerts}"
+    );
+    assert!(panel("deriv(rollbook:queue_depth").contains(r#""unit":"s""#));
+    assert!(panel("rollbook_gate_closed").contains("{{reason}}"));
+    for part in ["rollbook_queue_memory_limit_bytes", "rollbook_queue_disk_available_bytes"] {
+        panel(part);
+    }
+    let deploys = &dashboard()["annotations"]["list"][0];
+    assert!(
+        text(deploys, "expr").contains("rollbook_build_info")
+            && text(deploys, "titleFormat").contains("version")
+    );
 }
 
 #[test]

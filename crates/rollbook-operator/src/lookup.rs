@@ -98,7 +98,7 @@ impl Lookup {
 
     /// Returns the one subject that is meant, as far as the search went.
     ///
-    /// Invitations and waitlist entries with the address of a user are about the same person: they are no second subject if
+    /// Invitations and waitlist entries with the address of a user are about the same person: they do not count as others if
     /// exactly one user has proved the address. A user who only lists an address is never meant alone: anyone can list it.
     pub fn best(&self) -> Option<&Match> {
         let mut others = self.matches.iter().filter(|found| found.by != NamedBy::InvitedAddress);

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::backoff::{Backoff, Repeat};
+use crate::gate_metric::GateMetric;
 use crate::progress::Pulse;
 use crate::settings::Settings;
 use crate::store_health::StoreHealth;
@@ -28,6 +29,7 @@ const TRIAL_MAX: usize = 8;
 /// Gate that all lanes of a worker share.
 pub(crate) struct Gate {
     settings: Settings,
+    metric: GateMetric,
     open: watch::Sender<bool>,
     /// Held by the one lane that pings the store and makes the trial.
     first: tokio::sync::Mutex<()>,
@@ -53,9 +55,10 @@ pub(crate) struct Trial<'a> {
 }
 
 impl Gate {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings, metric: GateMetric) -> Self {
         Self {
             settings,
+            metric,
             open: watch::Sender::new(true),
             first: tokio::sync::Mutex::new(()),
             outage: Mutex::new(None),
@@ -72,6 +75,7 @@ impl Gate {
     pub(crate) fn close(&self, error: &StoreError) {
         let mut outage = self.outage();
         self.open.send_replace(false);
+        self.metric.set(Some(error));
         self.health.failed(error.innermost());
         let outage = outage.get_or_insert_with(|| self.new_outage());
         outage.answered = false;
@@ -111,6 +115,7 @@ impl Gate {
             && let Some(outage) = outage.take()
         {
             self.open.send_replace(true);
+            self.metric.set(None);
             info!(outage_seconds = outage.since.elapsed().as_secs(), "the store applies again");
         }
     }

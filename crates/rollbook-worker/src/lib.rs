@@ -26,6 +26,7 @@ mod deferred;
 mod error;
 mod evidence;
 mod gate;
+mod gate_metric;
 mod isolation;
 mod lane;
 mod metrics;

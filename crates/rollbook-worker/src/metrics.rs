@@ -13,6 +13,7 @@ use rollbook_core::time::Timestamp;
 use crate::apply::Call;
 use crate::cascade_metrics::CascadeMetrics;
 use crate::changes_metrics::ChangesMetrics;
+use crate::gate_metric::GateMetric;
 use crate::turns::TurnMetrics;
 
 /// Seconds: from one commit on a fast disk to a store that hardly answers.
@@ -69,6 +70,7 @@ pub(crate) struct Metrics {
     pub(crate) cascades: CascadeMetrics,
     pub(crate) turns: TurnMetrics,
     pub(crate) changes: ChangesMetrics,
+    pub(crate) gate: GateMetric,
     pub(crate) progress: Gauge,
 }
 
@@ -136,6 +138,7 @@ impl Metrics {
             cascades: CascadeMetrics::new(registry)?,
             turns: TurnMetrics::new(registry)?,
             changes: ChangesMetrics::new(registry)?,
+            gate: GateMetric::new(registry)?,
             progress: Gauge::new(
                 "rollbook_worker_progress_timestamp_seconds",
                 "The last moment at which every lane was seen alive.",

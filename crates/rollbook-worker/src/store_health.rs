@@ -115,12 +115,14 @@ impl StoreHealth {
 mod tests {
     use super::*;
     use crate::gate::Gate;
+    use crate::gate_metric::GateMetric;
     use crate::settings::Settings;
 
     /// A lane that waits for its lease while the gate closes may apply what no lane has to apply again.
     #[test]
     fn a_batch_that_is_applied_while_the_gate_is_closed_ends_the_outage() {
-        let gate = Gate::new(Settings::default());
+        let metric = GateMetric::new(&prometheus::Registry::new()).expect("a free name");
+        let gate = Gate::new(Settings::default(), metric);
         gate.close(&StoreError::Unavailable("read-only".to_owned()));
         assert!(!gate.is_open() && gate.health.outage().is_some());
         gate.applied();

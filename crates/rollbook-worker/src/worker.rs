@@ -48,7 +48,7 @@ impl Worker {
     ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::new(registry)?;
         let progress = Progress::new(settings.lanes.max(1), Arc::clone(&clock), metrics.progress.clone());
-        let gate = Gate::new(settings.clone());
+        let gate = Gate::new(settings.clone(), metrics.gate.clone());
         let pace = Pace::new(settings.batch_max);
         metrics.batch_limit.set(pace.size());
         let (isolation, evidence) = (Isolation::new(), Evidence::default());

@@ -19,7 +19,7 @@ const PAGE: usize = 16;
 /// Reader of dead letters that it has not returned yet.
 ///
 /// Positions of different shards follow the clocks of their servers, so a dead letter may appear before one that was returned
-/// already. Each turn reads back over [`OVERLAP`].
+/// already. Each turn reads back over ten seconds.
 #[derive(Debug, Default)]
 pub struct Follower {
     /// Dead letters of the last turns that may be read again.

@@ -37,7 +37,7 @@ pub struct Summary {
     pub total: u64,
     /// Groups, the largest ones first.
     pub groups: Vec<Group>,
-    /// Number of dead letters of event types beyond [`GROUPS_MAX`].
+    /// Number of dead letters of event types beyond the first 1,000 groups.
     pub others: u64,
 }
 

@@ -152,6 +152,11 @@ impl<'a> Erasure<'a> {
     /// # Errors
     /// The store cannot be read.
     pub async fn is_known(&self) -> Result<bool, StoreError> {
+        let (person, found) = (&self.person, &self.found);
+        if person.was_known.unwrap_or_default() || !person.rows.is_empty() || found.all() + found.mentions > 0
+        {
+            return Ok(true);
+        }
         Ok(self.preview().await?.was_known)
     }
 

@@ -16,8 +16,8 @@ const PAGE: usize = 1_000;
 type Entry = (String, Vec<Vec<u8>>);
 
 impl RedisQueue {
-    /// Returns the records of discards of this message. A stream has no index by message: it is read to its end, which is
-    /// [`DISCARDS_KEPT`](rollbook_core::queue::DISCARDS_KEPT) records away at most.
+    /// Returns the records of discards of this message. A stream has no index by message: it is read to its end, at
+    /// most [`DISCARDS_KEPT`](rollbook_core::queue::DISCARDS_KEPT) records.
     pub(super) async fn find_discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError> {
         let stored = id::stored(id.as_str());
         let mut found = Vec::new();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    MessageState, MessagesCursor, QueueAdmin as _, QueueError, QueueStats, QueuedMessage, Settled, Settlement,
+    DISCARDS_KEPT, DeadLetterFilter, MessageState, MessagesCursor, QueueAdmin as _, QueueError, QueueStats,
+    QueuedMessage, Settled, Settlement,
 };
 use rollbook_redis::{RedisQueue, RedisSettings};
 use rollbook_testkit::process::until;
@@ -87,6 +88,21 @@ async fn dead_letters_are_skipped_page_by_page() {
     assert_eq!(set(&listed(&queue, 100).await), set(&names("msg", 0..3)));
     assert_eq!(remove(&queue, &dead).await, Ok(1_000));
     assert_eq!((stats(&queue).await.depth(), stats(&queue).await.dead), (3, 0));
+}
+
+#[tokio::test]
+async fn a_shard_keeps_the_last_ten_thousand_records_of_discards() {
+    let (server, queue) = start().await;
+    let fill = "for number = 1, ARGV[1] do \
+                redis.call('XADD', KEYS[1], number .. '-1', 'i', 'msg_' .. number, 'f', '5 {\"reason\":\"too_deep\"}') end";
+    server.cli(&["eval", fill, "1", &key(0, "discarded"), &DISCARDS_KEPT.to_string()]);
+    let records = async |id: &str| queue.discards(&MessageId::new(id)).await.expect("records").len();
+    assert_eq!((records("msg_1").await, records("msg_10000").await), (1, 1), "all pages are read");
+    enqueue(&queue, &names("dead", 0..1)).await;
+    settle_all(&queue, &lease(&queue, 1).await, &dead_letter()).await;
+    queue.discard(&DeadLetterFilter::default(), None, 10).await.expect("it is discarded");
+    assert_eq!(server.cli(&["xlen", &key(0, "discarded")]), DISCARDS_KEPT.to_string());
+    assert_eq!((records("msg_1").await, records("msg_2").await, records("dead_00000").await), (0, 1, 1));
 }
 
 /// Changes the server during a listing, and asserts that no message is skipped.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
-use rollbook_core::queue::{DeadLetterFilter, LeaseRequest, LeaseRequestId, Settlement};
+use rollbook_core::queue::{DISCARDS_KEPT, DeadLetterFilter, LeaseRequest, LeaseRequestId, Settlement};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
 use rusqlite::Connection;
@@ -250,4 +250,20 @@ fn a_lease_skips_messages_that_an_earlier_build_redrove_only_once() {
     let first = queue.steps(|queue| assert_eq!(queue.lease(1).len(), 1));
     let second = queue.steps(|queue| assert_eq!(queue.lease(1).len(), 1));
     assert!(second * 10 < first, "{first} steps and then {second}");
+}
+
+#[test]
+fn the_last_ten_thousand_records_of_discards_are_kept() {
+    let queue = Counting::new();
+    queue.dead(1);
+    let fill = format!(
+        "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < {DISCARDS_KEPT})
+         INSERT INTO discarded (id, discarded_at, died_at, attempts, reason, detail, event_type)
+         SELECT 'msg_' || number, number, 1, 1, 'too_deep', 'x', NULL FROM numbers"
+    );
+    queue.connection.execute_batch(&fill).expect("records");
+    let records = |id: &str| admin::discards(&queue.connection, &MessageId::new(id)).expect("records").len();
+    assert_eq!((records("msg_1"), records("msg_10000")), (1, 1));
+    admin::discard(&queue.connection, &DeadLetterFilter::default(), None, 10, queue.now).expect("a discard");
+    assert_eq!((records("msg_1"), records("msg_2"), records("msg_dead_0")), (0, 1, 1));
 }

@@ -98,7 +98,10 @@ fn a_delivery_is_sent_parked_listed_shown_redriven_and_discarded_while_a_server_
     assert_eq!((letter["id"].as_str(), letter["reason"].as_str()), (Some(id), Some("invalid_json")));
     let list =
         home.run(&["dead-letters", "list", "--reason", "invalid_json", "--since", "1h"], &[]).ended(0).out;
-    assert!(list.starts_with("id ") && list.contains(id), "{list}");
+    assert!(list.starts_with("1 dead letter\n") && list.contains(id), "{list}");
+    assert!(list.contains("invalid_json") && list.contains("not valid JSON"), "the detail: {list}");
+    let sums = home.run(&["dead-letters", "summary", "--output", "json"], &[]).ended(0).json();
+    assert_eq!((&sums["total"], &sums["groups"][0]["reason"]), (&1.into(), &"invalid_json".into()), "{sums}");
     assert!(
         home.run(&["dead-letters", "list", "--since", "2999-01-01T00:00:00Z"], &[])
             .ended(0)
@@ -125,6 +128,8 @@ fn a_delivery_is_sent_parked_listed_shown_redriven_and_discarded_while_a_server_
     assert_eq!(home.run(&["dead-letters", "discard", "--type", "none"], &[]).ended(0).out, "0 discarded\n");
     assert_eq!(home.run(&["dead-letters", "discard", "--all"], &[]).ended(0).out, "1 discarded\n");
     assert_eq!(parked(), None);
+    let shown = home.run(&["explain", id], &[]).ended(0).out;
+    assert!(shown.contains("discarded by an operator") && shown.contains("Reason: invalid_json"), "{shown}");
 
     let (code, log) = server.terminate();
     assert_eq!(code, Some(0), "{log:#?}");
@@ -133,6 +138,37 @@ fn a_delivery_is_sent_parked_listed_shown_redriven_and_discarded_while_a_server_
         "{log:#?}"
     );
     assert!(!log.iter().any(|line| line.contains("user.updated")), "a body is never logged: {log:#?}");
+}
+
+#[test]
+fn dead_letters_are_followed_as_they_come_newest_last() {
+    let home = Home::new().with("torn.json", "no JSON");
+    let server = Server::start(&home);
+    let send = || {
+        let ran = home
+            .run(&["send", "--file", "torn.json", "--url", &server.receiver, "--output", "json"], &SIGNED);
+        ran.ended(0).json()[0]["id"].as_str().expect("an id").to_owned()
+    };
+    let first = send();
+    let parked = || home.run(&["dead-letters", "list", "--output", "json"], &[]).ended(0).json();
+    until(|| (parked() != Value::Array(Vec::new())).then_some(()));
+    let follow = ["dead-letters", "list", "--follow", "--output", "json"];
+    let mut child = home.command(&follow, &[]).stdout(Stdio::piped()).spawn().expect("it starts");
+    let lines = std::io::BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut lines = std::io::BufRead::lines(lines).map(|line| {
+        let letter: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        letter["id"].as_str().expect("an id").to_owned()
+    });
+    assert_eq!(lines.next(), Some(first.clone()), "those that exist come first");
+    let second = send();
+    assert_eq!(lines.next(), Some(second.clone()));
+    child.kill().expect("it is ours");
+    child.wait().expect("it ends");
+    let listed = parked();
+    let ids: Vec<&str> =
+        listed.as_array().expect("a list").iter().filter_map(|one| one["id"].as_str()).collect();
+    assert_eq!(ids, [second.as_str(), first.as_str()], "a list has the newest first");
+    assert_eq!(server.terminate().0, Some(0));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 36] = [
+const COMMANDS: [&[&str]; 37] = [
     &[],
     &["serve"],
     &["receive"],
@@ -38,6 +38,7 @@ const COMMANDS: [&[&str]; 36] = [
     &["explain"],
     &["erase"],
     &["doctor"],
+    &["top"],
     &["config"],
     &["healthcheck"],
     &["completions"],

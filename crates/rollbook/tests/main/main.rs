@@ -10,3 +10,4 @@ mod servers;
 mod starting;
 mod systemd;
 mod tokens;
+mod top;

@@ -143,7 +143,7 @@ fn refusal(status: u16, body: &str) -> &'static str {
     let reason = serde_json::from_str::<Value>(body).ok();
     let reason = reason.as_ref().and_then(|answer| answer.get("error")?.as_str());
     let Some(reason) = reason else {
-        return "this is no answer of rollbook's receiver: give its address by --url or --listen, and look for a proxy before it";
+        return "this is not an answer of rollbook's receiver: give its address by --url or --listen, and look for a proxy before it";
     };
     let known = REASONS.iter().find(|(of, part, _)| *of == status && reason.contains(part));
     match (known, status) {
@@ -252,7 +252,7 @@ mod tests {
             assert!(fix(status, reason).contains(part), "{reason}");
         }
         for body in ["<html>Bad Gateway</html>", "", "{}", "[1]"] {
-            assert!(refusal(502, body).contains("no answer of rollbook's receiver"), "{body}");
+            assert!(refusal(502, body).contains("not an answer of rollbook's receiver"), "{body}");
         }
     }
 }

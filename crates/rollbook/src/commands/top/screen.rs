@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 /// Escape sequences: second screen and no cursor; and back.
 const OPEN: &str = "\u{1b}[?1049h\u{1b}[?25l";
 const CLOSE: &str = "\u{1b}[?25h\u{1b}[?1049l";
-/// Size of a terminal that does not tell it.
+/// Size of a terminal that does not report one.
 const SIZE: (usize, usize) = (100, 30);
 
 /// The screen. Dropping it restores the terminal.
