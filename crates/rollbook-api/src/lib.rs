@@ -29,6 +29,7 @@ use axum::routing::get;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use prometheus::Registry;
+use rollbook_core::live::Live;
 use rollbook_http::{Connection, Lasting, Limits, Port};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -40,7 +41,8 @@ use crate::feed::{Feed, Page};
 use crate::metrics::{Metrics, ReaderKind, Reading, route};
 use crate::parameters::{LAST_EVENT_ID, Parameters};
 use crate::problem::Problem;
-use crate::stream::Stream;
+use crate::stream::{Access, Stream};
+use crate::tokens::TokenDigest;
 pub use crate::tokens::{TOKEN_LENGTH_MAX, TOKEN_LENGTH_MIN, TOKENS_MAX, Tokens, TokensError};
 
 /// Maximum number of open connections.
@@ -82,7 +84,7 @@ impl Default for Settings {
 /// The API, ready to serve.
 pub struct Api {
     settings: Settings,
-    tokens: Tokens,
+    tokens: Live<Tokens>,
     feed: Arc<Feed>,
     readers: Arc<Semaphore>,
     metrics: Arc<Metrics>,
@@ -90,18 +92,18 @@ pub struct Api {
 }
 
 impl Api {
-    /// Creates the API. Its metrics are added to `registry`.
+    /// Creates the API. Its metrics are added to `registry`. The tokens may be replaced while it serves.
     ///
     /// # Errors
     /// Fails if a metric of the API is already registered.
     pub fn new(
         settings: Settings,
-        tokens: Tokens,
+        tokens: impl Into<Live<Tokens>>,
         ports: Ports,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            tokens,
+            tokens: tokens.into(),
             feed: Arc::new(Feed::new(ports, settings.reads_max)),
             readers: Arc::new(Semaphore::new(settings.readers_max)),
             metrics: Arc::new(Metrics::new(registry)?),
@@ -152,12 +154,13 @@ impl Api {
         permit.map_err(|_| Problem::too_many_readers(self.settings.readers_max))
     }
 
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Returns the token of a request, if it is valid.
+    fn check_token(&self, headers: &HeaderMap) -> Result<TokenDigest, Problem> {
         let mut given = headers.get_all(AUTHORIZATION).iter();
-        match (given.next(), given.next()) {
-            (Some(header), None) if self.tokens.accept(header.as_bytes()) => Ok(()),
-            (header, _) => Err(Problem::unauthorized(header.is_some())),
-        }
+        let (first, second) = (given.next(), given.next());
+        let found = first.filter(|_| second.is_none());
+        let found = found.and_then(|header| self.tokens.current().find(header.as_bytes()));
+        found.ok_or_else(|| Problem::unauthorized(first.is_some()))
     }
 
     /// Returns a page: at once, or with `wait` as soon as it has a line, or when the time is over.
@@ -195,7 +198,7 @@ async fn changes(
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    api.check_token(request.headers())?;
+    let token = api.check_token(request.headers())?;
     connection.authenticated();
     connection.answer_begins();
     let is_stream = accepts_stream(request.headers());
@@ -215,6 +218,7 @@ async fn changes(
         query,
         expand: parameters.expand,
         heartbeat: api.settings.heartbeat,
+        access: Access { tokens: api.tokens.clone(), token },
         stopping: api.stopping.clone(),
         metrics: Arc::clone(&api.metrics),
         _reading: reading,

@@ -222,7 +222,7 @@ impl Forward {
             turn.requests.spawn(async move {
                 let request = async {
                     let rows = settings.expand.then_some(&*ports.rows);
-                    match push(&line, rows, &settings.secrets, ports.clock.now()).await {
+                    match push(&line, rows, &settings.secrets.current(), ports.clock.now()).await {
                         Ok(push) => receiver.receive(push).await,
                         Err(_) => Verdict::NotSent,
                     }

@@ -19,6 +19,7 @@ use crate::audit::QueueAudit;
 use crate::config::Config;
 use crate::faces::Faces;
 use crate::forwards;
+use crate::live_secrets::LiveSecrets;
 use crate::receiver_calls::ReceiverCalls;
 use crate::reconciliation::Reconciliation;
 use crate::startup::prepare_queue;
@@ -43,6 +44,7 @@ pub(crate) struct Service {
     pub(crate) api_listening: Option<SocketAddr>,
     /// Address of health and metrics.
     pub(crate) ops_listening: SocketAddr,
+    secrets: LiveSecrets,
     live: Vec<Component>,
     supervisor: Supervisor,
     stop_within: Duration,
@@ -59,7 +61,10 @@ impl Service {
         clock: Arc<dyn Clock>,
         registry: Registry,
     ) -> anyhow::Result<Self> {
-        let secrets = if faces.receiver { Some(config.signing_secrets()?) } else { None };
+        if faces.receiver {
+            config.signing_secrets()?;
+        }
+        let secrets = LiveSecrets::of(config);
         let public = ports.public.map(TcpListener::from_std).transpose()?;
         let ops_port = TcpListener::from_std(ports.ops)?;
         let listening = public.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -67,10 +72,10 @@ impl Service {
 
         let mut supervisor = Supervisor::default();
         let receiver_calls = Arc::new(ReceiverCalls::new(queue.producer.clone()));
-        if let Some((secrets, listener)) = secrets.zip(public) {
+        if let Some((signing, listener)) = secrets.signing().zip(public) {
             let settings = receiver_settings(config);
             let receiver =
-                Receiver::new(settings, secrets, receiver_calls.clone(), clock.clone(), &registry)?;
+                Receiver::new(settings, signing, receiver_calls.clone(), clock.clone(), &registry)?;
             let producer = queue.producer.clone();
             supervisor.start("queue set-up", |stop| async move {
                 prepare_queue(producer, stop).await;
@@ -78,9 +83,10 @@ impl Service {
             });
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
+        let read = store.clone().filter(|_| faces.worker);
         let api_listening =
-            start_api(config, &mut supervisor, ports.api, store.clone().filter(|_| faces.worker), &registry)?;
-        start_forwards(config, &mut supervisor, store.clone().filter(|_| faces.worker), &clock, &registry)?;
+            start_api(config, &secrets, &mut supervisor, ports.api.zip(read.clone()), &registry)?;
+        start_forwards(config, &secrets, &mut supervisor, read, &clock, &registry)?;
         let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
         let reconciled = store.clone().filter(|_| faces.worker);
         let (mut live, mut applying) = (Vec::new(), None);
@@ -122,7 +128,12 @@ impl Service {
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
         let stop_delay = if faces.receiver { config.settings.stop_delay } else { Duration::ZERO };
         let stop_within = stop_delay + config.settings.drain_timeout;
-        Ok(Self { listening, api_listening, ops_listening, live, supervisor, stop_within })
+        Ok(Self { listening, api_listening, ops_listening, secrets, live, supervisor, stop_within })
+    }
+
+    /// Returns the secrets in use, for a reload.
+    pub(crate) fn secrets(&self) -> LiveSecrets {
+        self.secrets.clone()
     }
 
     /// Runs a background task until the stop.
@@ -161,15 +172,12 @@ impl Service {
 /// Starts the API, if it has a port. Returns its address.
 fn start_api(
     config: &Config,
+    secrets: &LiveSecrets,
     supervisor: &mut Supervisor,
-    listener: Option<std::net::TcpListener>,
-    store: Option<Arc<dyn FullStore>>,
+    parts: Option<(std::net::TcpListener, Arc<dyn FullStore>)>,
     registry: &Registry,
 ) -> anyhow::Result<Option<SocketAddr>> {
-    let (Some(store), Some(listener), Some(tokens)) = (store, listener, config.settings.api_tokens.clone())
-    else {
-        return Ok(None);
-    };
+    let Some(((listener, store), tokens)) = parts.zip(secrets.api_tokens()) else { return Ok(None) };
     let listener = TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
     let ports = rollbook_api::Ports { changes: store.clone(), rows: store };
@@ -188,13 +196,14 @@ fn start_api(
 /// Starts the forwards, if any are configured.
 fn start_forwards(
     config: &Config,
+    secrets: &LiveSecrets,
     supervisor: &mut Supervisor,
     store: Option<Arc<dyn FullStore>>,
     clock: &Arc<dyn Clock>,
     registry: &Registry,
 ) -> anyhow::Result<()> {
     let Some(store) = store else { return Ok(()) };
-    if let Some(forwarder) = forwards::forwarder(config, store, clock, registry)? {
+    if let Some(forwarder) = forwards::forwarder(config, secrets, store, clock, registry)? {
         supervisor.start("forwarder", |stop| async move {
             forwarder.run(stop).await;
             Ok(())

@@ -41,6 +41,8 @@ pub(crate) struct About {
     pub(crate) help: &'static str,
     /// Whether the help of every command shows the flag. Other flags work too, and `rollbook config` lists all.
     pub(crate) everyday: bool,
+    /// Whether a running process takes a changed value into use. The others need a restart.
+    pub(crate) is_live: bool,
     /// Whether Clerk's or other programs use the name too. Then it has no prefix in the environment.
     is_shared: bool,
 }
@@ -183,6 +185,7 @@ impl<T: 'static> Setting<T> {
             example: "",
             help: "",
             everyday: false,
+            is_live: false,
             is_shared: false,
         };
         Self { about, parse: Box::new(parse), unset: None }
@@ -214,6 +217,12 @@ impl<T: 'static> Setting<T> {
     /// Shows the flag in the help of every command.
     pub(super) fn everyday(mut self) -> Self {
         self.about.everyday = true;
+        self
+    }
+
+    /// Lets a running process take a changed value into use: see `live_secrets.rs`.
+    pub(super) fn live(mut self) -> Self {
+        self.about.is_live = true;
         self
     }
 

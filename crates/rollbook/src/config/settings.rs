@@ -86,7 +86,7 @@ settings! {
     Settings {
         ("What and where", "What a deployment decides.") => {
             clerk_webhook_signing_secret: Option<SigningSecrets> =
-                secret(signing_secrets).optional("/run/secrets/…").everyday().shared(),
+                secret(signing_secrets).optional("/run/secrets/…").everyday().shared().live(),
                 "one or more whsec_…, separated by commas or spaces; all are tried, so that a secret can be rotated";
             data_dir: PathBuf = folder().or("./rollbook-data").everyday(),
                 "folder of queue.db and store.db, the embedded default";
@@ -162,7 +162,7 @@ settings! {
                 must(Any, "another port than those of listen and ops_listen",
                     |s, _| s.api_listen.is_none_or(|api| api.port() == 0 || ![s.listen, s.ops_listen].contains(&api)),
                     "is the same address as listen or ops_listen");
-            api_tokens: Option<Tokens> = secret(api_tokens).optional("/run/secrets/…"),
+            api_tokens: Option<Tokens> = secret(api_tokens).optional("/run/secrets/…").live(),
                 "one or more bearer tokens of 32 to 512 characters, separated by commas or white space; all are valid, so that a token can be rotated";
         }
         ("Log", "One line for each fact, to standard error.") => {
