@@ -30,4 +30,5 @@ mod slow_redis;
 mod statuses;
 mod stopping;
 mod store_network;
+mod two_instances;
 mod units;

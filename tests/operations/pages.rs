@@ -9,7 +9,7 @@ use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
 /// Pages, by their path from the folder `ops`.
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 16] = [
     "../README.md",
     "../crates/README.md",
     "../migrations/README.md",
@@ -25,6 +25,7 @@ const PAGES: [&str; 15] = [
     "RELIABILITY.md",
     "RUNBOOK.md",
     "SERVERS.md",
+    "TWO-INSTANCES.md",
 ];
 
 #[test]

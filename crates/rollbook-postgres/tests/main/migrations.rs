@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::world::{World, open, user_change};
 
 /// All steps.
-pub(crate) const ALL: [&str; 10] = [
+pub(crate) const ALL: [&str; 11] = [
     "0001_mirror",
     "0002_whole_of_clerk",
     "0003_ends",
@@ -26,6 +26,7 @@ pub(crate) const ALL: [&str; 10] = [
     "0010_reconcile",
     "0012_changes",
     "0013_forwards",
+    "0015_permissions",
 ];
 
 #[tokio::test]
