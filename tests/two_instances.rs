@@ -114,12 +114,16 @@ async fn a_worker_of_one_instance_has_no_rights_on_the_tables_of_the_other() {
             .arg(script)
             .envs(postgres.environment())
             .env("POSTGRES_DB", "postgres")
-            .envs([("ROLLBOOK_SCHEMA", deployment[1]), ("ROLLBOOK_WORKER", &worker(deployment))])
+            .envs([
+                ("ROLLBOOK_SCHEMA", deployment[1]),
+                ("ROLLBOOK_WORKER", &worker(deployment)),
+                ("ROLLBOOK_OWNER", "owner"),
+            ])
             .envs([("ROLLBOOK_OWNER_PASSWORD", "owner"), ("ROLLBOOK_WORKER_PASSWORD", "worker")])
             .output()
             .expect("a shell");
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-        let owner = format!("postgres://rollbook:owner@127.0.0.1:{}/postgres", postgres.port());
+        let owner = format!("postgres://owner:owner@127.0.0.1:{}/postgres", postgres.port());
         home(&redis, &postgres, deployment).with("DATABASE_URL", owner).migrate();
     }
     for deployment in [PRODUCTION, DEVELOPMENT] {

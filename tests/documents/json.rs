@@ -238,6 +238,7 @@ async fn outputs() -> Vec<(&'static str, Value)> {
         outputs.run("send", &["--file", &file.display().to_string()], 0).await;
     }
     outputs.run("doctor", &["--send"], 0).await;
+    outputs.run("config", &[], 0).await;
     serving.signal("TERM");
     assert!(serving.exit().await.success(), "{}", outputs.home.log());
     fill(&outputs.home).await;

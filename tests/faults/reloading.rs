@@ -88,7 +88,7 @@ async fn a_signing_secret_in_a_file_is_rotated_under_load_without_a_restart_and_
         load.way.write().await.1 = Signing::Old;
         load.some_more().await;
         let old_until = last_matches(&home, 2).await[1];
-        write(&secret, &format!("{NEW_SECRET} {SECRET}"));
+        write(&secret, &format!("{NEW_SECRET}\n{SECRET}\n"));
         until_failing(&home, false).await;
         load.way.write().await.1 = Signing::New;
         load.some_more().await;
