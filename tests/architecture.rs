@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("rollbook-operator", &["rollbook-core"]),
     ("rollbook-session", &[]),
     ("rollbook-ops", &["rollbook-core", "rollbook-http"]),
-    ("rollbook-api", &["rollbook-core", "rollbook-http", "rollbook-operator"]),
+    ("rollbook-api", &["rollbook-core", "rollbook-http", "rollbook-operator", "rollbook-session"]),
     ("rollbook-testkit", &["rollbook-core", "rollbook-http", "rollbook-simulator"]),
     (
         "rollbook",
@@ -35,6 +35,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
             "rollbook-receiver",
             "rollbook-reconciler",
             "rollbook-redis",
+            "rollbook-session",
             "rollbook-simulator",
             "rollbook-sqlite",
             "rollbook-worker",

@@ -1,5 +1,6 @@
 //! End-to-end tests of the real binary, and tests of the architecture, pages and sources.
 
+mod access;
 mod api;
 mod architecture;
 mod audit;

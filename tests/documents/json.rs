@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use rollbook_sqlite::{QueueSettings, SqliteQueue};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::Home;
 use rollbook_testkit::queues::{all_of, request};
+use rollbook_testkit::tokens::{ISSUER, Signer, claims};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
@@ -81,6 +83,7 @@ fn commands() -> BTreeSet<String> {
             name.replace("dead-letters-", "dead-letters ")
                 .replace("reconcile-", "reconcile ")
                 .replace("changes-", "changes ")
+                .replace("token-", "token ")
         })
         .collect()
 }
@@ -133,8 +136,20 @@ struct Outputs {
 impl Outputs {
     /// Runs a command, asserts its exit code, and keeps its output.
     async fn run(&mut self, command: &'static str, arguments: &[&str], code: i32) -> &Value {
+        self.run_with(command, arguments, Stdio::null(), code).await
+    }
+
+    /// Runs a command with this input, likewise.
+    async fn run_with(
+        &mut self,
+        command: &'static str,
+        arguments: &[&str],
+        input: Stdio,
+        code: i32,
+    ) -> &Value {
         let words: Vec<&str> = command.split(' ').chain(arguments.iter().copied()).collect();
         let mut command_line = self.home.command(&[words.as_slice(), &["--output", "json"]].concat());
+        command_line.stdin(input);
         let ran = tokio::task::spawn_blocking(move || command_line.output());
         let ran = ran.await.expect("it runs").expect("it runs");
         let (out, error) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
@@ -269,6 +284,23 @@ async fn outputs() -> Vec<(&'static str, Value)> {
     outputs.run("explain", &[USER], 1).await;
     outputs.all.extend(reconciled().await);
     outputs.all.extend(forwarded().await);
+    outputs.all.extend(inspected().await);
+    outputs.all
+}
+
+/// Inspects a session token, without a key to verify it with.
+async fn inspected() -> Vec<(&'static str, Value)> {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let token = Signer::of_the_instance().token(&claims("user_1", WallClock.now().as_millis() / 1000));
+    std::fs::write(file.path(), token).expect("it is written");
+    let mut outputs = Outputs { home: Home::new(BINARY), all: Vec::new() };
+    let input = std::fs::File::open(file.path()).expect("it is there");
+    outputs.run_with("token inspect", &[], Stdio::from(input), 0).await;
+    outputs.home = Home::new(BINARY)
+        .with("CLERK_ISSUER", ISSUER)
+        .with("CLERK_JWT_KEY", Signer::of_another_instance().pem());
+    let input = std::fs::File::open(file.path()).expect("it is there");
+    outputs.run_with("token inspect", &[], Stdio::from(input), 1).await;
     outputs.all
 }
 

@@ -20,18 +20,11 @@ pub(crate) const ROW_BYTES_MAX: usize = 1024 * 1024;
 /// reads per second.
 const COLLECT_FOR: Duration = Duration::from_millis(10);
 
-/// The ports of the store.
-#[derive(Clone)]
-pub struct Ports {
-    /// The change feed.
-    pub changes: Arc<dyn Changes>,
-    /// The rows, for `expand=row`.
-    pub rows: Arc<dyn Rows>,
-}
-
 /// The feed, as all readers of the process share it.
 pub(crate) struct Feed {
-    ports: Ports,
+    changes: Arc<dyn Changes>,
+    /// Rows, for `expand=row`.
+    rows: Arc<dyn Rows>,
     /// Permits to use the store, so that readers leave the connections of its pool to the workers.
     reads: Semaphore,
     /// Whether the last call failed: a failure is logged once, not for each reader.
@@ -54,8 +47,8 @@ impl Page {
 }
 
 impl Feed {
-    pub(crate) fn new(ports: Ports, reads_max: usize) -> Self {
-        Self { ports, reads: Semaphore::new(reads_max), is_failing: AtomicBool::new(false) }
+    pub(crate) fn new(changes: Arc<dyn Changes>, rows: Arc<dyn Rows>, reads_max: usize) -> Self {
+        Self { changes, rows, reads: Semaphore::new(reads_max), is_failing: AtomicBool::new(false) }
     }
 
     /// Returns the first query of a reader.
@@ -70,9 +63,9 @@ impl Feed {
     async fn start(&self, start: Start) -> Result<Position, StoreError> {
         Ok(match start {
             Start::After(position) => position,
-            Start::Since(at) => self.ports.changes.position_before(at).await?,
-            Start::Oldest => self.ports.changes.feed().await?.removed_through,
-            Start::Last => self.ports.changes.feed().await?.last,
+            Start::Since(at) => self.changes.position_before(at).await?,
+            Start::Oldest => self.changes.feed().await?.removed_through,
+            Start::Last => self.changes.feed().await?.last,
         })
     }
 
@@ -85,9 +78,15 @@ impl Feed {
         page
     }
 
-    /// Logs the first failure of the store, and that it answers again.
     fn log(&self, error: Option<&ChangesError>) {
-        let error = error.filter(|error| matches!(error, ChangesError::Store(_)));
+        self.log_store(error.and_then(|error| match error {
+            ChangesError::Store(error) => Some(error),
+            _ => None,
+        }));
+    }
+
+    /// Logs the first failure of the store, and that it answers again.
+    pub(crate) fn log_store(&self, error: Option<&StoreError>) {
         let was_failing = self.is_failing.swap(error.is_some(), Ordering::Relaxed);
         match error {
             Some(error) if !was_failing => tracing::warn!(%error, "api can't read the store"),
@@ -97,7 +96,7 @@ impl Feed {
     }
 
     async fn page(&self, query: &ChangesQuery, expand: bool) -> Result<Page, ChangesError> {
-        let page = self.ports.changes.changes(query).await?;
+        let page = self.changes.changes(query).await?;
         let (mut through, mut bytes) = (page.through, 0);
         let mut rows: HashMap<(String, String), Value> = HashMap::new();
         let mut changes = Vec::with_capacity(page.lines.len());
@@ -108,7 +107,7 @@ impl Feed {
                 let key = (change.resource.clone(), change.subject_id.clone());
                 let found = match rows.get(&key) {
                     Some(known) => known.clone(),
-                    None => changes::row(&change, &*self.ports.rows).await?,
+                    None => changes::row(&change, &*self.rows).await?,
                 };
                 bytes += found.to_string().len();
                 rows.insert(key, found.clone());
@@ -125,7 +124,7 @@ impl Feed {
 
     /// Waits for a line after a position. Returns `false` if there was none within `timeout`.
     pub(crate) async fn wait(&self, after: Position, timeout: Duration) -> Result<bool, ChangesError> {
-        let found = self.ports.changes.wait_for_change(after, timeout).await.map_err(ChangesError::from);
+        let found = self.changes.wait_for_change(after, timeout).await.map_err(ChangesError::from);
         self.log(found.as_ref().err());
         if found? {
             tokio::time::sleep(COLLECT_FOR.min(timeout)).await;
@@ -137,7 +136,7 @@ impl Feed {
     /// Refuses a reader who would wait at the end of a feed that records nothing.
     pub(crate) async fn check_is_on(&self) -> Result<(), Problem> {
         let _permit = self.reads.acquire().await;
-        let state = self.ports.changes.feed().await.map_err(ChangesError::from);
+        let state = self.changes.feed().await.map_err(ChangesError::from);
         self.log(state.as_ref().err());
         if state?.is_on { Ok(()) } else { Err(Problem::feed_off()) }
     }

@@ -1,34 +1,61 @@
 //! Metrics of the API. Every series exists from the start, at zero.
 
 use axum::http::StatusCode;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+use rollbook_core::time::Timestamp;
+use rollbook_session::Refusal;
 use tokio::sync::OwnedSemaphorePermit;
+
+use crate::keys::KeyEvent;
 
 /// Routes, as a label.
 pub(crate) mod route {
-    /// `/v1/changes`.
-    pub(crate) const CHANGES: &str = "changes";
-    /// `/v1/openapi.json`.
-    pub(crate) const OPENAPI: &str = "openapi";
+    /// Names of the routes, each with the statuses of its answers.
+    pub(crate) const STATUSES: [(&str, &[u16]); 10] = [
+        ("changes", &[200, 400, 401, 405, 409, 410, 503]),
+        ("session", &[200, 400, 401, 405, 503]),
+        ("context", &[200, 400, 401, 405, 503]),
+        ("authorize", &[204, 400, 401, 403, 503]),
+        ("user", &[200, 400, 401, 404, 405, 409, 503]),
+        ("user_organizations", &[200, 400, 401, 404, 405, 503]),
+        ("organization", &[200, 400, 401, 404, 405, 409, 503]),
+        ("organization_members", &[200, 400, 401, 404, 405, 503]),
+        ("openapi", &[200, 405]),
+        (OTHER, &[404]),
+    ];
     /// Any other path.
     pub(crate) const OTHER: &str = "other";
 
     /// The route of a path.
     pub(crate) fn of(path: &str) -> &'static str {
-        match path {
-            "/v1/changes" => CHANGES,
-            "/v1/openapi.json" => OPENAPI,
+        let Some(path) = path.strip_prefix("/v1/") else { return OTHER };
+        let (first, rest) = path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)));
+        let is_id = |id: &str| !id.is_empty() && !id.contains('/');
+        match (first, rest) {
+            ("changes", None) => "changes",
+            ("session", None) => "session",
+            ("context", None) => "context",
+            ("authorize", None) => "authorize",
+            ("openapi.json", None) => "openapi",
+            ("users", Some(rest)) => match rest.strip_suffix("/organizations") {
+                Some(id) if is_id(id) => "user_organizations",
+                None if is_id(rest) => "user",
+                _ => OTHER,
+            },
+            ("organizations", Some(rest)) => match rest.strip_suffix("/members") {
+                Some(id) if is_id(id) => "organization_members",
+                None if is_id(rest) => "organization",
+                _ => OTHER,
+            },
             _ => OTHER,
         }
     }
 }
 
-/// Statuses of each route.
-const STATUSES: [(&str, &[u16]); 3] = [
-    (route::CHANGES, &[200, 400, 401, 405, 409, 410, 503]),
-    (route::OPENAPI, &[200, 405]),
-    (route::OTHER, &[404]),
-];
+/// Lengths of tokens, in bytes. A cookie of 4,096 bytes holds a token of 4,077: its name may have 19.
+const TOKEN_BYTES: [f64; 8] = [512.0, 1024.0, 1536.0, 2048.0, 3072.0, 4077.0, 8192.0, 16384.0];
 
 /// Way in which a reader waits for changes.
 #[derive(Clone, Copy)]
@@ -39,37 +66,101 @@ pub(crate) enum ReaderKind {
     LongPoll,
 }
 
+/// End of a reading of Clerk's API.
+#[derive(Clone, Copy)]
+pub(crate) enum Refreshed {
+    /// The row is up to date.
+    Read,
+    /// Clerk or the store gave no usable answer.
+    Failed,
+    /// Too many readings were under way.
+    Refused,
+}
+
 /// All metrics of the API.
 pub(crate) struct Metrics {
     requests: IntCounterVec,
     readers: IntGaugeVec,
     changes: IntCounter,
+    refusals: IntCounterVec,
+    token_bytes: Histogram,
+    fetches: IntCounterVec,
+    keys: IntGauge,
+    keys_fetched_at: IntGauge,
+    refreshes: IntCounterVec,
 }
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let requests = IntCounterVec::new(
-            Opts::new("rollbook_api_requests_total", "Requests to the API by route and status of the answer"),
-            &["route", "status"],
-        )?;
-        let readers = IntGaugeVec::new(
-            Opts::new("rollbook_api_readers", "Readers that wait for changes at the API now, by kind"),
-            &["kind"],
-        )?;
-        let changes = IntCounter::new("rollbook_api_changes_total", "Changes in answers of the API")?;
-        for (route, statuses) in STATUSES {
-            for status in statuses {
-                requests.with_label_values(&[route, &status.to_string()]);
-            }
+        let counter = |name, help, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let metrics = Self {
+            requests: counter(
+                "rollbook_api_requests_total",
+                "Requests to the API by route and status of the answer",
+                &["route", "status"],
+            )?,
+            readers: IntGaugeVec::new(
+                Opts::new("rollbook_api_readers", "Readers that wait for changes at the API now, by kind"),
+                &["kind"],
+            )?,
+            changes: IntCounter::new("rollbook_api_changes_total", "Changes in answers of the API")?,
+            refusals: counter(
+                "rollbook_session_refusals_total",
+                "Requests without a valid session token, by reason",
+                &["reason"],
+            )?,
+            token_bytes: Histogram::with_opts(
+                HistogramOpts::new("rollbook_token_bytes", "Lengths of accepted session tokens")
+                    .buckets(TOKEN_BYTES.to_vec()),
+            )?,
+            fetches: counter(
+                "rollbook_session_key_fetches_total",
+                "Fetches of the keys of session tokens by result",
+                &["result"],
+            )?,
+            keys: IntGauge::new("rollbook_session_keys", "Keys with which session tokens are verified")?,
+            keys_fetched_at: IntGauge::new(
+                "rollbook_session_keys_fetched_timestamp_seconds",
+                "Time of the last successful fetch of the keys of session tokens; 0 before the first",
+            )?,
+            refreshes: counter(
+                "rollbook_api_refreshes_total",
+                "Readings of Clerk's API for requests with max_age by result",
+                &["result"],
+            )?,
+        };
+        metrics.begin();
+        for counters in [&metrics.requests, &metrics.refusals, &metrics.fetches, &metrics.refreshes] {
+            registry.register(Box::new(counters.clone()))?;
         }
-        let metrics = Self { requests, readers, changes };
-        for kind in [ReaderKind::Stream, ReaderKind::LongPoll] {
-            metrics.gauge(kind);
+        for gauge in [&metrics.keys, &metrics.keys_fetched_at] {
+            registry.register(Box::new(gauge.clone()))?;
         }
-        registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.readers.clone()))?;
         registry.register(Box::new(metrics.changes.clone()))?;
+        registry.register(Box::new(metrics.token_bytes.clone()))?;
         Ok(metrics)
+    }
+
+    /// Creates every series.
+    fn begin(&self) {
+        for (route, statuses) in route::STATUSES {
+            for status in statuses {
+                self.requests.with_label_values(&[route, &status.to_string()]);
+            }
+        }
+        for kind in [ReaderKind::Stream, ReaderKind::LongPoll] {
+            self.gauge(kind);
+        }
+        for refusal in Refusal::ALL {
+            self.refusals.with_label_values(&[refusal.name()]);
+        }
+        for result in [KeyEvent::Fetched(0), KeyEvent::Unanswered, KeyEvent::Unreadable] {
+            self.fetches.with_label_values(&[name_of(result)]);
+        }
+        for result in [Refreshed::Read, Refreshed::Failed, Refreshed::Refused] {
+            self.refresh(result);
+        }
     }
 
     /// Counts an answer.
@@ -80,6 +171,44 @@ impl Metrics {
     /// Counts changes that are sent.
     pub(crate) fn sent(&self, changes: usize) {
         self.changes.inc_by(changes as u64);
+    }
+
+    /// Counts a request without a valid session token.
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        self.refusals.with_label_values(&[refusal.name()]).inc();
+    }
+
+    /// Records the length of an accepted token.
+    pub(crate) fn accepted(&self, token: &str) {
+        #[expect(clippy::cast_precision_loss, reason = "a token has at most 64 KiB")]
+        self.token_bytes.observe(token.len() as f64);
+    }
+
+    /// Sets the number of fixed keys.
+    pub(crate) fn fixed_keys(&self, count: usize) {
+        self.keys.set(gauge_value(count));
+    }
+
+    /// Counts a fetch of keys.
+    pub(crate) fn fetched(&self, event: KeyEvent, now: Timestamp) {
+        self.fetches.with_label_values(&[name_of(event)]).inc();
+        if let KeyEvent::Fetched(count) = event {
+            self.keys.set(gauge_value(count));
+            self.keys_fetched_at.set(now.as_millis() / 1000);
+        }
+    }
+
+    /// Counts a reading of Clerk's API.
+    pub(crate) fn refreshed(&self, result: Refreshed) {
+        self.refresh(result).inc();
+    }
+
+    fn refresh(&self, result: Refreshed) -> IntCounter {
+        self.refreshes.with_label_values(&[match result {
+            Refreshed::Read => "read",
+            Refreshed::Failed => "failed",
+            Refreshed::Refused => "refused",
+        }])
     }
 
     /// Counts a reader as waiting for as long as the result exists.
@@ -97,6 +226,18 @@ impl Metrics {
     }
 }
 
+fn gauge_value(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn name_of(event: KeyEvent) -> &'static str {
+    match event {
+        KeyEvent::Fetched(_) => "fetched",
+        KeyEvent::Unanswered => "unanswered",
+        KeyEvent::Unreadable => "unreadable",
+    }
+}
+
 /// A reader that waits, and its permit.
 pub(crate) struct Reading {
     gauge: IntGauge,
@@ -106,5 +247,37 @@ pub(crate) struct Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         self.gauge.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::route::of;
+
+    #[test]
+    fn a_path_has_the_name_of_its_route_and_no_id_is_in_it() {
+        for (path, route) in [
+            ("/v1/changes", "changes"),
+            ("/v1/session", "session"),
+            ("/v1/context", "context"),
+            ("/v1/authorize", "authorize"),
+            ("/v1/openapi.json", "openapi"),
+            ("/v1/users/user_1", "user"),
+            ("/v1/users/organizations", "user"),
+            ("/v1/users/user_1/organizations", "user_organizations"),
+            ("/v1/organizations/org_1", "organization"),
+            ("/v1/organizations/org_1/members", "organization_members"),
+            ("/v1/users/", "other"),
+            ("/v1/users", "other"),
+            ("/v1/users//organizations", "other"),
+            ("/v1/users/user_1/", "other"),
+            ("/v1/users/user_1/members", "other"),
+            ("/v1/users/a/b/organizations", "other"),
+            ("/v1/changes/", "other"),
+            ("/", "other"),
+        ] {
+            assert_eq!(of(path), route, "{path}");
+        }
+        assert!(super::route::STATUSES.iter().any(|(name, _)| *name == super::route::OTHER));
     }
 }

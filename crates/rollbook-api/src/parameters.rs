@@ -8,6 +8,7 @@ use rollbook_core::store::{ChangeKind, LINES_MAX, Position};
 use rollbook_core::time::Timestamp;
 
 use crate::problem::Problem;
+use crate::query::{self, single};
 
 /// Lines of a page if the request does not say.
 pub(crate) const LIMIT: usize = 500;
@@ -47,15 +48,7 @@ pub(crate) struct Parameters {
 impl Parameters {
     /// Parses the query of a URL. A stream has no `limit` and no `wait`; its `last_event_id` replaces the start.
     pub(crate) fn parse(query: &str, stream: bool, last_event_id: Option<&str>) -> Result<Self, Problem> {
-        let mut values: [Vec<String>; NAMES.len()] = Default::default();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let Some(index) = NAMES.iter().position(|known| *known == name) else {
-                let accepted = format!("is not known; the parameters are {}", NAMES.join(", "));
-                return Err(Problem::parameter(&shown(&name), &accepted));
-            };
-            values[index].push(value.into_owned());
-        }
-        let [after, since, resource, kind, limit, wait, expand] = values;
+        let [after, since, resource, kind, limit, wait, expand] = query::values(query, NAMES)?;
         let [after, since] = [single("after", after)?, single("since", since)?];
         let expand = match single("expand", expand)?.as_deref() {
             None => false,
@@ -84,20 +77,6 @@ impl Parameters {
             wait: wait.map_or(Ok(Duration::ZERO), |text| duration(&text))?,
             expand,
         })
-    }
-}
-
-/// Returns a name of a stranger in a form that fits an answer.
-fn shown(name: &str) -> String {
-    let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let name: String = name.chars().filter(plain).take(32).collect();
-    if name.is_empty() { "?".to_owned() } else { name }
-}
-
-fn single(name: &str, mut values: Vec<String>) -> Result<Option<String>, Problem> {
-    match values.len() {
-        0 | 1 => Ok(values.pop()),
-        _ => Err(Problem::parameter(name, "is repeated; write it once")),
     }
 }
 
@@ -144,27 +123,12 @@ fn list<T: PartialEq>(
 
 fn lines(text: &str, expand: bool) -> Result<usize, Problem> {
     let max = if expand { EXPANDED_MAX } else { LINES_MAX };
-    let read = text.parse().ok().filter(|limit| (1..=max).contains(limit));
-    read.ok_or_else(|| {
-        let with = if expand { " with expand=row" } else { "" };
-        Problem::parameter("limit", &format!("write a number from 1 to {max}{with}"))
-    })
+    let with = if expand { " with expand=row" } else { "" };
+    query::number("limit", text, max, with)
 }
 
 fn duration(text: &str) -> Result<Duration, Problem> {
-    let read = || {
-        let (number, millis) = match text.strip_suffix("ms") {
-            Some(number) => (number, 1),
-            None => (text.strip_suffix('s')?, 1000),
-        };
-        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        let number: u64 = number.parse().ok().filter(|_| digits)?;
-        Some(Duration::from_millis(number.checked_mul(millis)?)).filter(|wait| *wait <= WAIT_MAX)
-    };
-    read().ok_or_else(|| {
-        let accepted = format!("write it as 500ms or 25s, at most {}s", WAIT_MAX.as_secs());
-        Problem::parameter("wait", &accepted)
-    })
+    query::duration("wait", text, "500ms or 25s", Duration::ZERO, WAIT_MAX)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Error answers: problem documents of RFC 9457.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use rollbook_core::store::{ChangesError, Position};
+use rollbook_core::store::{ChangesError, Position, StoreError};
+use rollbook_core::time::Timestamp;
+use rollbook_session::Refusal;
 use serde_json::{Map, Value, json};
 
 /// Seconds after which a client should try again when the store does not answer, or too many readers wait.
@@ -57,6 +59,88 @@ impl Problem {
         };
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is required", detail)
             .with_header(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// The request has no valid session token. Neither the detail nor the reason contains a part of it.
+    pub(crate) fn session_required(refusal: Refusal) -> Self {
+        let challenge = match refusal {
+            Refusal::TokenMissing => r#"Bearer realm="rollbook""#,
+            _ => r#"Bearer realm="rollbook", error="invalid_token""#,
+        };
+        let title = "A valid session token is required";
+        Self::new(StatusCode::UNAUTHORIZED, "session-required", title, refusal.to_string())
+            .with_member("reason", json!(refusal.name()))
+            .with_header(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// The session lacks a permission in its active organization, or has no active organization.
+    pub(crate) fn permission_denied(permission: &str) -> Self {
+        let detail = format!("the permission {permission} is required in the session's active organization");
+        Self::new(StatusCode::FORBIDDEN, "permission-denied", "The session lacks a permission", detail)
+            .with_member("permission", json!(permission))
+    }
+
+    /// The session has another role in its active organization, or has no active organization.
+    pub(crate) fn role_denied(role: &str) -> Self {
+        let detail = format!("the role {role} is required in the session's active organization");
+        Self::new(StatusCode::FORBIDDEN, "role-denied", "The session has another role", detail)
+            .with_member("role", json!(role))
+    }
+
+    /// Another organization is active in the session, or none.
+    pub(crate) fn organization_not_active() -> Self {
+        let title = "The organization is not the session's active one";
+        let detail =
+            "the session's active organization is another one, or none; the client must switch to it";
+        Self::new(StatusCode::FORBIDDEN, "organization-not-active", title, detail)
+    }
+
+    /// No current row has the id. `found` says what the mirror has instead.
+    /// `as_of` is the time at which this was so at Clerk, if it is known.
+    pub(crate) fn no_such_row(found: &str, as_of: Option<Timestamp>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-such-row", "No current row has this id", found)
+            .with_member("as_of", json!(as_of.map(|at| at.to_string())))
+    }
+
+    /// No keys are configured.
+    pub(crate) fn sessions_off() -> Self {
+        let detail = "no session token can be verified: set clerk_issuer, and clerk_jwt_key unless the keys are fetched";
+        let title = "Session tokens are not configured";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "sessions-off", title, detail)
+    }
+
+    /// Keys are configured, and none could be fetched yet.
+    pub(crate) fn keys_unavailable() -> Self {
+        Self::unavailable(
+            "keys-unavailable",
+            "The keys of session tokens are not known yet",
+            "the JWKS could not be fetched since the start; the log of this process has the reason",
+        )
+    }
+
+    /// `max_age` is given, and there is no key for Clerk's API.
+    pub(crate) fn clerk_key_missing() -> Self {
+        let detail = "max_age reads Clerk's API: set CLERK_SECRET_KEY, or leave max_age out";
+        let title = "No key for Clerk's API is configured";
+        Self::new(StatusCode::CONFLICT, "clerk-key-missing", title, detail)
+    }
+
+    /// Clerk's API gave no usable answer.
+    pub(crate) fn clerk_unavailable() -> Self {
+        Self::unavailable(
+            "clerk-unavailable",
+            "The row could not be read at Clerk now",
+            "the log of this process has the reason; without max_age the answer is the mirror's",
+        )
+    }
+
+    /// As many readings of Clerk's API as are allowed are under way.
+    pub(crate) fn too_many_refreshes(max: usize) -> Self {
+        Self::unavailable(
+            "too-many-refreshes",
+            "Too many rows are being read at Clerk",
+            format!("{max} readings of Clerk's API are under way or wait in this process"),
+        )
     }
 
     /// No such path.
@@ -126,12 +210,19 @@ impl From<ChangesError> for Problem {
                 Self::position(&error, StatusCode::GONE, ("oldest", oldest))
             }
             ChangesError::Ahead { last, .. } => Self::position(&error, StatusCode::CONFLICT, ("last", last)),
-            ChangesError::Store(_) => Self::unavailable(
-                "store-unavailable",
-                "The store can't answer now",
-                "the log of this process has the reason",
-            ),
+            ChangesError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<StoreError> for Problem {
+    /// The text of a store's error stays in the log: it may name a host.
+    fn from(_: StoreError) -> Self {
+        Self::unavailable(
+            "store-unavailable",
+            "The store can't answer now",
+            "the log of this process has the reason",
+        )
     }
 }
 
@@ -141,6 +232,7 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.0.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some((name, value)) = self.0.header {
             headers.insert(name, HeaderValue::from_static(value));
         }

@@ -158,7 +158,7 @@ mod tests {
     use futures_util::StreamExt as _;
     use prometheus::Registry;
     use rollbook_core::catalog::ORGANIZATIONS;
-    use rollbook_core::store::{Store as _, StoreError};
+    use rollbook_core::store::{FullStore, Store as _, StoreError};
     use rollbook_core::time::Timestamp;
     use rollbook_testkit::clock::ManualClock;
     use rollbook_testkit::events::{START, change_of, event, user};
@@ -167,7 +167,6 @@ mod tests {
     use tokio::sync::{Semaphore, watch};
 
     use super::*;
-    use crate::feed::Ports;
     use crate::metrics::ReaderKind;
 
     const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -188,16 +187,16 @@ mod tests {
         Live::new(Tokens::parse(text).expect("a token"))
     }
 
-    async fn body(ports: Ports, stopping: CancellationToken) -> Body {
-        body_for(ports, stopping, tokens(TOKEN)).await
+    async fn body(store: Arc<dyn FullStore>, stopping: CancellationToken) -> Body {
+        body_for(store, stopping, tokens(TOKEN)).await
     }
 
-    async fn body_for(ports: Ports, stopping: CancellationToken, tokens: Live<Tokens>) -> Body {
+    async fn body_for(store: Arc<dyn FullStore>, stopping: CancellationToken, tokens: Live<Tokens>) -> Body {
         let token = tokens.current().find(format!("Bearer {TOKEN}").as_bytes()).expect("it is valid");
         let metrics = Arc::new(Metrics::new(&Registry::new()).expect("all names are free"));
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
         let stream = Stream {
-            feed: Arc::new(Feed::new(ports, 1)),
+            feed: Arc::new(Feed::new(store.clone(), store, 1)),
             query: ChangesQuery { resources: vec![&ORGANIZATIONS], ..ChangesQuery::default() },
             expand: false,
             heartbeat: HEARTBEAT,
@@ -216,8 +215,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_heartbeat_is_sent_in_time_and_moves_the_position_over_lines_that_are_not_selected() {
         let (store, stopping) = (memory(), CancellationToken::new());
-        let ports = Ports { changes: store.clone(), rows: store.clone() };
-        let mut stream = pin!(body(ports, stopping.clone()).await.into_data_stream());
+        let mut stream = pin!(body(store.clone(), stopping.clone()).await.into_data_stream());
         let mut next = async || {
             let bytes = stream.next().await?.expect("it never fails");
             Some(String::from_utf8(bytes.to_vec()).expect("text"))
@@ -239,9 +237,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_ends_when_its_token_is_removed_and_goes_on_while_it_is_one_of_several() {
         let (store, valid) = (memory(), tokens(TOKEN));
-        let ports = Ports { changes: store.clone(), rows: store };
         let mut stream =
-            pin!(body_for(ports, CancellationToken::new(), valid.clone()).await.into_data_stream());
+            pin!(body_for(store, CancellationToken::new(), valid.clone()).await.into_data_stream());
         let mut next = async || {
             let bytes = stream.next().await?.expect("it never fails");
             Some(String::from_utf8(bytes.to_vec()).expect("text"))
@@ -266,8 +263,7 @@ mod tests {
             StoreCall::Read if *seen.borrow() => Fault::Fail(StoreError::Unavailable("refused".to_owned())),
             _ => Fault::None,
         }));
-        let ports = Ports { changes: faulty.clone(), rows: faulty };
-        let mut stream = pin!(body(ports, CancellationToken::new()).await.into_data_stream());
+        let mut stream = pin!(body(faulty, CancellationToken::new()).await.into_data_stream());
         let mut next = async || stream.next().await.expect("it goes on").expect("it never fails");
         next().await;
         fails.send_replace(true);

@@ -3,6 +3,7 @@
 //! The conformance suite in `rollbook-testkit` (`conformance::store`) specifies the behaviour of a store.
 //! Every engine passes it.
 
+mod access;
 pub mod cascades;
 mod changes;
 mod erasure;
@@ -14,6 +15,7 @@ mod search;
 
 use async_trait::async_trait;
 
+pub use self::access::{Access, ContextRows, ITEMS_MAX, Member, MembersOf, STATUSES_OVER};
 pub use self::cascades::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
 pub use self::changes::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
@@ -103,9 +105,9 @@ pub trait Reads: Rows + Ledger {}
 impl<S: Rows + Ledger + ?Sized> Reads for S {}
 
 /// A store with all its ports, as an engine implements it.
-pub trait FullStore: Store + Reads + Erasure + Reconciliation + Changes + Forwards {}
+pub trait FullStore: Store + Reads + Access + Erasure + Reconciliation + Changes + Forwards {}
 
-impl<S: Store + Reads + Erasure + Reconciliation + Changes + Forwards + ?Sized> FullStore for S {}
+impl<S: Store + Reads + Access + Erasure + Reconciliation + Changes + Forwards + ?Sized> FullStore for S {}
 
 /// Retention choices: data that a store keeps in addition to live rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

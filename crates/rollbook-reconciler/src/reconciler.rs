@@ -7,7 +7,8 @@ use rollbook_core::catalog::{Resource, SUBSCRIPTION_ITEMS, USERS, find_resource}
 use rollbook_core::source::{LOOKUPS_MAX, PAGE_MAX, SourceError};
 use rollbook_core::store::{Freshness, HeldKey, HeldState, Run, RunState};
 use rollbook_core::time::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -26,6 +27,8 @@ pub struct Reconciler {
     pub(crate) settings: Settings,
     /// Name of this process in the lock.
     pub(crate) holder: Arc<str>,
+    /// Time of the last check of the key's instance for a refresh.
+    pub(crate) instance_checked_at: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Request for a run.
@@ -74,13 +77,20 @@ impl Reconciler {
         let page_size = settings.page_size.clamp(2, PAGE_MAX);
         let settings = Settings { page_size, parallel: settings.parallel.max(1), ..settings };
         let holder = format!("{:016x}", fastrand::u64(..)).into();
-        Self { ports, settings, holder }
+        Self { ports, settings, holder, instance_checked_at: Arc::default() }
     }
 
     /// Sets [`Settings::absence_margin`].
     #[must_use]
     pub fn with_absence_margin(mut self, margin: Duration) -> Self {
         self.settings.absence_margin = margin;
+        self
+    }
+
+    /// Sets [`Settings::patience`].
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.settings.patience = patience;
         self
     }
 

@@ -12,6 +12,7 @@ use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, RECONCILED, 
 use rollbook_core::store::{HeldCount, HeldKey, HeldState, Reset};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
@@ -19,7 +20,7 @@ use crate::deletions::{lookup_of, synced_at};
 use crate::error::ReconcileError;
 use crate::progress::Progress;
 use crate::reconciler::Reconciler;
-use crate::settings::CLOCK_TOLERANCE;
+use crate::settings::{CLOCK_TOLERANCE, INSTANCE_CHECKED_FOR};
 
 /// Result of reading one subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +120,35 @@ impl Reconciler {
             }));
         }
         Ok(results)
+    }
+}
+
+impl Reconciler {
+    /// Reads one user or organization for an application, as [`Self::resync`] does without `force`. The instance of the key
+    /// is checked unless that was done within [`INSTANCE_CHECKED_FOR`].
+    ///
+    /// # Errors
+    /// Clerk or the store gave no answer, or the key belongs to another instance.
+    pub async fn refresh(&self, id: &str, stop: &CancellationToken) -> Result<Resynced, ReconcileError> {
+        let resource: &'static Resource = match id {
+            _ if id.starts_with("user_") => &USERS,
+            _ if id.starts_with("org_") => &ORGANIZATIONS,
+            _ => {
+                let outcome = ResyncOutcome::UnknownKind;
+                return Ok(Resynced { id: id.to_owned(), table: None, outcome });
+            }
+        };
+        let context = self.context(self.new_run(false), Progress::default(), stop, watch::Sender::default());
+        {
+            let mut checked_at = self.instance_checked_at.lock().await;
+            if checked_at.is_none_or(|at| at.elapsed() >= INSTANCE_CHECKED_FOR) {
+                context.check_instance().await?;
+                *checked_at = Some(Instant::now());
+            }
+        }
+        let results = context.resync(resource, &[&id.to_owned()], false).await?;
+        let missing = || SourceError::Unreadable("a point read has no result".to_owned());
+        Ok(results.into_iter().next().ok_or_else(missing)?)
     }
 }
 

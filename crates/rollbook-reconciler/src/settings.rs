@@ -21,6 +21,9 @@ pub const REREAD_PAUSE: Duration = Duration::from_millis(500);
 /// Default of [`Settings::lock_for`].
 pub const LOCK_FOR: Duration = Duration::from_secs(60);
 
+/// Time for which a check of the key's instance holds for readings on behalf of applications.
+pub const INSTANCE_CHECKED_FOR: Duration = Duration::from_secs(300);
+
 /// Time that Clerk takes to answer with a page, at most, without slowing down a walk.
 pub const ANSWER_TIME: Duration = Duration::from_millis(400);
 

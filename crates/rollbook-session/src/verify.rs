@@ -148,23 +148,36 @@ impl Verifier {
         authorization: impl IntoIterator<Item = &'a [u8]>,
         cookies: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Session, Refusal> {
+        self.authenticate_with_token(authorization, cookies).map(|(session, _)| session)
+    }
+
+    /// As [`Self::authenticate`], and returns the token that counts too, to [`weigh`](crate::weigh()) it.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn authenticate_with_token<'a>(
+        &self,
+        authorization: impl IntoIterator<Item = &'a [u8]>,
+        cookies: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(Session, &'a str), Refusal> {
         let suffix = self.cookie_suffix.as_deref();
         let read = Credentials::read(authorization, cookies, suffix);
         self.observed(read.and_then(|credentials| self.newest(&credentials)))
     }
 
-    fn newest(&self, credentials: &Credentials) -> Result<Session, Refusal> {
+    fn newest<'a>(&self, credentials: &Credentials<'a>) -> Result<(Session, &'a str), Refusal> {
         let (keys, now) = (self.keys.current(), (self.clock)());
-        let mut newest: Option<Session> = None;
+        let mut newest: Option<(Session, &'a str)> = None;
         let mut refusal = Refusal::TokenMissing;
         for token in credentials.tokens() {
             match (verify(token, &keys, &self.policy, now), &newest) {
-                (Ok(session), Some(known)) if known.session_id() != session.session_id() => {
+                (Ok(session), Some((known, _))) if known.session_id() != session.session_id() => {
                     return Err(Refusal::CredentialsAmbiguous);
                 }
                 (Ok(session), known) => {
-                    let is_newer = known.as_ref().is_none_or(|known| known.issued_at() < session.issued_at());
-                    newest = if is_newer { Some(session) } else { newest };
+                    let is_newer =
+                        known.as_ref().is_none_or(|(known, _)| known.issued_at() < session.issued_at());
+                    newest = if is_newer { Some((session, token)) } else { newest };
                 }
                 // A cookie of another instance on the same domain says less than one of this instance.
                 (Err(found), _) if [Refusal::TokenMissing, Refusal::KeyUnknown].contains(&refusal) => {
@@ -176,7 +189,7 @@ impl Verifier {
         newest.ok_or(refusal)
     }
 
-    fn observed(&self, result: Result<Session, Refusal>) -> Result<Session, Refusal> {
+    fn observed<T>(&self, result: Result<T, Refusal>) -> Result<T, Refusal> {
         if let (Err(refusal), Some(observer)) = (&result, &self.observer) {
             observer(*refusal);
         }

@@ -138,6 +138,40 @@ macro_rules! delegate_forwards {
     };
 }
 
+/// Implements `Access` for a type, likewise.
+macro_rules! delegate_access {
+    ($of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
+        const _: () = {
+            use ::rollbook_core::store::{Access, ContextRows, Member, MembersOf, StoreError};
+
+            #[::async_trait::async_trait]
+            impl Access for $of {
+                async fn context(
+                    &self,
+                    user_id: &str,
+                    organization_id: Option<&str>,
+                ) -> Result<ContextRows, StoreError> {
+                    let $this = self;
+                    let $call = $inner.context(user_id, organization_id);
+                    $done
+                }
+
+                async fn members(
+                    &self,
+                    of: MembersOf<'_>,
+                    after: Option<&str>,
+                    limit: usize,
+                ) -> Result<Vec<Member>, StoreError> {
+                    let $this = self;
+                    let $call = $inner.members(of, after, limit);
+                    $done
+                }
+            }
+        };
+    };
+}
+
+pub(crate) use delegate_access;
 pub(crate) use delegate_changes;
 pub(crate) use delegate_forwards;
 pub(crate) use delegate_reconciliation;

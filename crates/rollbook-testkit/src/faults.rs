@@ -33,7 +33,7 @@ use rollbook_core::store::{
 use rollbook_core::time::Timestamp;
 
 pub use self::gate::Gate;
-use crate::delegate::{delegate_changes, delegate_forwards, delegate_reconciliation};
+use crate::delegate::{delegate_access, delegate_changes, delegate_forwards, delegate_reconciliation};
 
 /// Fault of one call.
 #[derive(Clone, Debug)]
@@ -252,6 +252,12 @@ impl Erasure for FaultyStore {
         (self.script)(StoreCall::Read).strike(self.inner.hidden_tables()).await
     }
 }
+
+delegate_access!(
+    FaultyStore,
+    faulty => faulty.inner,
+    call => (faulty.script)(StoreCall::Read).strike(call).await
+);
 
 delegate_changes!(
     FaultyStore,

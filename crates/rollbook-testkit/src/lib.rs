@@ -10,6 +10,7 @@
 //! * [`log`]: the log lines of a test.
 //! * [`process`]: the real binary as a separate process.
 //! * [`servers`]: real servers, private to a test.
+//! * [`tokens`]: session tokens, signed with keys of the tests.
 
 pub mod clock;
 pub mod conformance;
@@ -24,3 +25,4 @@ pub mod process;
 pub mod properties;
 pub mod queues;
 pub mod servers;
+pub mod tokens;

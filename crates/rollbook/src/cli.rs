@@ -4,6 +4,7 @@ mod changes;
 mod dead_letters;
 mod forwards;
 mod reconciliation;
+mod token;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ pub(crate) use self::changes::{ChangesCommand, Which};
 pub(crate) use self::dead_letters::{Bulk, DeadLetters, Filter};
 pub(crate) use self::forwards::{Failed, FailedOf, OneForward, Replay};
 pub(crate) use self::reconciliation::{OfRuns, Ready, ReconcileCommand, Resync, RunArguments};
+pub(crate) use self::token::TokenCommand;
 use crate::arguments;
 use crate::flags::SettingFlags;
 
@@ -88,6 +90,9 @@ pub(crate) enum Command {
     /// Lists or follows the changes of rows, each once, in the order of the commits; and the forwards that push them
     #[command(subcommand, after_help = "Example:\n  rollbook changes tail --resource users")]
     Changes(ChangesCommand),
+    /// Shows what a session token says, whether it is accepted, and what makes it long
+    #[command(subcommand, after_help = "Example:\n  rollbook token inspect <token.txt")]
+    Token(TokenCommand),
     /// Shows the history of one user, organization or delivery: what arrived, what it changed, and why not
     #[command(after_help = "Examples:\n  rollbook explain user_29w83sxmDNGwOuEthce5gg56FcC\n  \
                             rollbook explain msg_2b6vK1…\n\nShows ids, types and times; no names, no addresses, no bodies. Exit code 1: the id is not known here,\nor the store or the queue cannot be read; then the other one is shown.")]

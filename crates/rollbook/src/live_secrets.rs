@@ -6,6 +6,7 @@ use rollbook_api::Tokens;
 use rollbook_core::live::Live;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_receiver::EndpointSecrets;
+use rollbook_session::{KeySet, Keys};
 
 use crate::config::{Config, FORWARD, Settings};
 
@@ -14,6 +15,7 @@ use crate::config::{Config, FORWARD, Settings};
 pub(crate) struct LiveSecrets {
     signing: Option<EndpointSecrets>,
     api_tokens: Option<Live<Tokens>>,
+    jwt_keys: Option<Keys>,
     forwards: BTreeMap<String, Live<SigningSecrets>>,
 }
 
@@ -36,6 +38,7 @@ impl LiveSecrets {
         Self {
             signing: settings.clerk_webhook_signing_secret.clone().map(EndpointSecrets::new),
             api_tokens: settings.api_tokens.clone().map(Live::new),
+            jwt_keys: settings.clerk_jwt_key.clone().map(Keys::new),
             forwards: forwards.map(|(name, group)| (name.clone(), group.secret.clone().into())).collect(),
         }
     }
@@ -50,6 +53,11 @@ impl LiveSecrets {
         self.api_tokens.clone()
     }
 
+    /// Returns the fixed keys of session tokens.
+    pub(crate) fn jwt_keys(&self) -> Option<Keys> {
+        self.jwt_keys.clone()
+    }
+
     /// Returns the secrets of a forward.
     pub(crate) fn forward(&self, name: &str) -> Option<Live<SigningSecrets>> {
         self.forwards.get(name).cloned()
@@ -61,6 +69,8 @@ impl LiveSecrets {
             self.signing.is_some()
         } else if key == Settings::api_tokens().about.key {
             self.api_tokens.is_some()
+        } else if key == Settings::clerk_jwt_key().about.key {
+            self.jwt_keys.is_some()
         } else {
             forward_of(key).is_some_and(|name| self.forwards.contains_key(name))
         }
@@ -74,6 +84,11 @@ impl LiveSecrets {
             replace(self.signing.as_ref(), new, SigningSecrets::len, EndpointSecrets::replace)
         } else if key == Settings::api_tokens().about.key {
             replace(self.api_tokens.as_ref(), settings.api_tokens.clone(), Tokens::count, Live::replace)
+        } else if key == Settings::clerk_jwt_key().about.key {
+            let set = |keys: &Keys, new| {
+                keys.replace(new);
+            };
+            replace(self.jwt_keys.as_ref(), settings.clerk_jwt_key.clone(), KeySet::len, set)
         } else {
             let Some(name) = forward_of(key) else { return Replacement::NeedsRestart };
             let new = config.forwards.get(name).map(|group| group.secret.clone());
@@ -106,6 +121,8 @@ fn forward_of(key: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use rollbook_testkit::tokens::Signer;
+
     use super::*;
     use crate::config::{Environment, FileSource, SETTINGS, Sources};
 
@@ -113,9 +130,10 @@ mod tests {
     fn every_live_setting_has_its_place() {
         let toml = tempfile::NamedTempFile::new().expect("a file");
         let secret = "whsec_b2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xk";
+        let key = Signer::of_the_instance().pem().replace('\n', "\\n");
         let text = format!(
             "clerk_webhook_signing_secret = \"{secret}\"\napi_tokens = \"0123456789abcdef0123456789abcdef\"\n\
-             [forward.crm]\nurl = \"http://127.0.0.1:9/\"\nsecret = \"{secret}\"\n"
+             clerk_issuer = \"https://clerk.example.com\"\nclerk_jwt_key = \"{key}\"\n[forward.crm]\nurl = \"http://127.0.0.1:9/\"\nsecret = \"{secret}\"\n"
         );
         std::fs::write(toml.path(), text).expect("it is written");
         let file = FileSource::Named(toml.path());

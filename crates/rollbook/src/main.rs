@@ -3,6 +3,7 @@
 //! Binary: command line, configuration, wiring, signals. The rules are in `rollbook-core`.
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod application;
 mod arguments;
 mod audit;
 mod cli;

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::wire::{self, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, Observer};
+use crate::wire::{self, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, ClerkApi, Observer};
 
 /// Results of requests to Clerk that are counted from the start, at zero.
 const CODES: [&str; 12] = [
@@ -45,30 +45,26 @@ pub(crate) struct Reconciliation {
 }
 
 impl Reconciliation {
-    /// Registers the metrics. With a key, and `reconcile_every` or `reconcile_check_every`, the process keeps the schedule.
+    /// Registers the metrics. With a client of Clerk's API, and `reconcile_every` or `reconcile_check_every`, the process
+    /// keeps the schedule.
     ///
     /// # Errors
     /// A metric is registered already.
     pub(crate) fn new(
         config: &Config,
+        source: Option<Arc<ClerkApi>>,
         store: Arc<dyn FullStore>,
         clock: Arc<dyn Clock>,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = ReconcileMetrics::new(registry)?;
-        let observer = requests(registry)?;
         let settings = &config.settings;
         let schedule =
             Schedule { every: settings.reconcile_every, check_every: settings.reconcile_check_every };
         let is_scheduled = schedule.every.is_some() || schedule.check_every.is_some();
-        let scheduled = if settings.clerk_secret_key.is_some() && is_scheduled {
-            wire::reconciler(config, store.clone(), clock, observer)
-                .inspect_err(|error| tracing::error!("no reconciliation runs in this process: {error:#}"))
-                .ok()
-                .map(|reconciler| (reconciler, schedule))
-        } else {
-            None
-        };
+        let scheduled = source
+            .filter(|_| is_scheduled)
+            .map(|source| (wire::reconciler(config, source, store.clone(), clock), schedule));
         Ok(Self { store, metrics, scheduled })
     }
 
@@ -106,15 +102,28 @@ async fn cut_off(stop: &CancellationToken) {
     tokio::time::sleep(STOP).await;
 }
 
-/// Counts requests to Clerk by result.
-fn requests(registry: &Registry) -> Result<Observer, prometheus::Error> {
+/// Returns the client of Clerk's API that all parts of this process share, and counts its requests by result. `None`
+/// without a key, or without root certificates, which is logged.
+///
+/// # Errors
+/// The metric is registered already.
+pub(crate) fn source(
+    config: &Config,
+    registry: &Registry,
+) -> Result<Option<Arc<ClerkApi>>, prometheus::Error> {
     let help = "Requests to Clerk's API, by status code; unreachable, timeout or broken without an answer.";
     let requests = IntCounterVec::new(Opts::new("rollbook_reconcile_requests_total", help), &["code"])?;
     for code in CODES {
         requests.with_label_values(&[code]);
     }
     registry.register(Box::new(requests.clone()))?;
-    Ok(Arc::new(move |code: &str| requests.with_label_values(&[code]).inc()))
+    if config.settings.clerk_secret_key.is_none() {
+        return Ok(None);
+    }
+    let observer: Observer = Arc::new(move |code: &str| requests.with_label_values(&[code]).inc());
+    Ok(wire::clerk_api(config, observer)
+        .inspect_err(|error| tracing::error!("no reconciliation runs in this process: {error:#}"))
+        .ok())
 }
 
 #[cfg(test)]

@@ -37,6 +37,11 @@ fn after_last(text: &str, is_end: impl Fn(char) -> bool) -> usize {
     text.char_indices().rfind(|(_, c)| is_end(*c)).map_or(0, |(at, c)| at + c.len_utf8())
 }
 
+/// Returns whether a text contains a key.
+pub(crate) fn contains_key(text: &str) -> bool {
+    KEYS.iter().any(|key| text.contains(key))
+}
+
 /// Returns whether a text begins with a key.
 pub(crate) fn begins_with_key(text: &str) -> bool {
     KEYS.iter().any(|key| text.trim_start().starts_with(key))

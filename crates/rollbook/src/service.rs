@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
-use rollbook_api::Api;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_ops::{Component, Condition, Ops, Probe, WatchedQueue};
@@ -15,26 +14,24 @@ use rollbook_worker::{Progress, Worker};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::application;
 use crate::audit::QueueAudit;
 use crate::config::Config;
 use crate::faces::Faces;
 use crate::forwards;
 use crate::live_secrets::LiveSecrets;
 use crate::receiver_calls::ReceiverCalls;
-use crate::reconciliation::Reconciliation;
+use crate::reconciliation::{self, Reconciliation};
 use crate::startup::prepare_queue;
 use crate::startup_ports::Ports;
 use crate::store_check::StoreCheck;
 use crate::supervisor::Supervisor;
 use crate::systemd::Systemd;
-use crate::wire::{Queue, receiver_settings, worker_settings};
+use crate::wire::{ClerkApi, Queue, receiver_settings, worker_settings};
 use crate::worker_calls::WorkerCalls;
 
 /// Number of lease durations without progress after which a lane hangs: other workers have its messages since.
 const STALLED_AFTER_LEASES: u32 = 2;
-
-/// Part of the drain timeout that the API has at most: one of this many.
-const API_DRAIN_SHARE: u32 = 20;
 
 /// Running faces.
 pub(crate) struct Service {
@@ -83,14 +80,17 @@ impl Service {
             });
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
-        let read = store.clone().filter(|_| faces.worker);
-        let api_listening =
-            start_api(config, &secrets, &mut supervisor, ports.api.zip(read.clone()), &registry)?;
-        start_forwards(config, &secrets, &mut supervisor, read, &clock, &registry)?;
+        let applied = store.clone().filter(|_| faces.worker);
+        let source = match &applied {
+            Some(store) => start_reconciliation(config, &mut supervisor, store.clone(), &clock, &registry)?,
+            None => None,
+        };
+        let api = applied.clone().zip(ports.api);
+        let api_listening = start_api(config, &secrets, &mut supervisor, api, &clock, source, &registry)?;
+        start_forwards(config, &secrets, &mut supervisor, applied.clone(), &clock, &registry)?;
         let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
-        let reconciled = store.clone().filter(|_| faces.worker);
         let (mut live, mut applying) = (Vec::new(), None);
-        if let Some(store) = store.clone().filter(|_| faces.worker) {
+        if let Some(store) = applied {
             let settings = worker_settings(config);
             let worker = Worker::new(settings, calls.clone(), store, clock.clone(), &registry)?;
             applying = Some(worker.store_health());
@@ -101,13 +101,6 @@ impl Service {
             let audit = QueueAudit::new(queue.admin.clone(), &registry)?;
             supervisor.start("queue audit", |stop| async move {
                 audit.run(stop).await;
-                Ok(())
-            });
-        }
-        if let Some(store) = reconciled {
-            let reconciliation = Reconciliation::new(config, store, clock.clone(), &registry)?;
-            supervisor.start("reconciliation", |stop| async move {
-                reconciliation.run(stop).await;
                 Ok(())
             });
         }
@@ -169,23 +162,39 @@ impl Service {
     }
 }
 
-/// Starts the API, if it has a port. Returns its address.
+/// Starts the reconciliation. Returns the client of Clerk's API, if there is a key.
+fn start_reconciliation(
+    config: &Config,
+    supervisor: &mut Supervisor,
+    store: Arc<dyn FullStore>,
+    clock: &Arc<dyn Clock>,
+    registry: &Registry,
+) -> anyhow::Result<Option<Arc<ClerkApi>>> {
+    let source = reconciliation::source(config, registry)?;
+    let reconciliation = Reconciliation::new(config, source.clone(), store, clock.clone(), registry)?;
+    supervisor.start("reconciliation", |stop| async move {
+        reconciliation.run(stop).await;
+        Ok(())
+    });
+    Ok(source)
+}
+
+/// Starts the API, if it has a store and a port. Returns its address.
 fn start_api(
     config: &Config,
     secrets: &LiveSecrets,
     supervisor: &mut Supervisor,
-    parts: Option<(std::net::TcpListener, Arc<dyn FullStore>)>,
+    parts: Option<(Arc<dyn FullStore>, std::net::TcpListener)>,
+    clock: &Arc<dyn Clock>,
+    source: Option<Arc<ClerkApi>>,
     registry: &Registry,
 ) -> anyhow::Result<Option<SocketAddr>> {
-    let Some(((listener, store), tokens)) = parts.zip(secrets.api_tokens()) else { return Ok(None) };
+    let Some((store, listener)) = parts else { return Ok(None) };
+    let Some(api) = application::api(config, secrets, store, clock.clone(), source, registry)? else {
+        return Ok(None);
+    };
     let listener = TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
-    let ports = rollbook_api::Ports { changes: store.clone(), rows: store };
-    // Streams end at once. This time is for clients that read slowly; the receiver and the worker need the rest.
-    let defaults = rollbook_api::Settings::default();
-    let drain_timeout = defaults.drain_timeout.min(config.settings.drain_timeout / API_DRAIN_SHARE);
-    let settings = rollbook_api::Settings { drain_timeout, ..defaults };
-    let api = Api::new(settings, tokens, ports, registry)?;
     supervisor.start("api", |stop| async move {
         api.serve(listener, stop).await;
         Ok(())

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rollbook_clerk::{ApiUrl, ClerkApi, ClerkSettings, SecretKey};
-pub(crate) use rollbook_clerk::{CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, Observer};
+use rollbook_clerk::{ApiUrl, ClerkSettings, SecretKey};
+pub(crate) use rollbook_clerk::{CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, ClerkApi, Observer};
 use rollbook_core::backend::{Backend, Pending};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
@@ -191,23 +191,19 @@ pub(crate) fn clerk_api(config: &Config, observer: Observer) -> anyhow::Result<A
     Ok(Arc::new(api.with_observer(observer)))
 }
 
-/// Creates the reconciler of this process.
-///
-/// # Errors
-/// No key is set, or this system has no root certificates.
+/// Creates a reconciler on a client of Clerk's API.
 pub(crate) fn reconciler(
     config: &Config,
+    source: Arc<ClerkApi>,
     store: Arc<dyn FullStore>,
     clock: Arc<dyn Clock>,
-    observer: Observer,
-) -> anyhow::Result<Reconciler> {
-    let source = clerk_api(config, observer)?;
+) -> Reconciler {
     let parallel = rollbook_reconciler::Settings::pages_at_once(source.requests_per_second());
     let ports = Ports { source, store: store.clone(), rows: store.clone(), records: store, clock };
     let instance_id = config.settings.clerk_instance_id.clone();
     let settings =
         rollbook_reconciler::Settings { instance_id, parallel, ..rollbook_reconciler::Settings::default() };
-    Ok(Reconciler::new(ports, settings))
+    Reconciler::new(ports, settings)
 }
 
 /// Returns the limits of the receiver.

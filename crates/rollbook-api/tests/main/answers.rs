@@ -128,8 +128,15 @@ async fn a_bad_parameter_is_400_with_its_name(engine: Engine) {
 
 async fn an_unknown_path_is_404_another_method_405_and_head_is_get_without_a_body(engine: Engine) {
     let server = Server::start(engine).await;
-    for path in ["/", "/v1", "/v1/changes/", "/v1/users/user_1", "/v1//changes"] {
+    for path in
+        ["/", "/v1", "/v1/changes/", "/v1/users", "/v1/users/", "/v1/users/user_1/members", "/v1//changes"]
+    {
         server.get(path, &[NO_TOKEN]).await.problem(404, "not-found");
+    }
+    // It is asked with the methods of the requests that it authorizes.
+    assert_eq!(server.ask("POST", "/v1/authorize", &[NO_TOKEN, "content-length: 0"]).await.status, 401);
+    for path in ["/v1/session", "/v1/context", "/v1/users/user_1", "/v1/organizations/org_1/members"] {
+        server.ask("DELETE", path, &[]).await.problem(405, "method-not-allowed");
     }
     for path in ["/v1/changes", "/v1/openapi.json"] {
         let answer = server.ask("POST", path, &["content-length: 0"]).await;

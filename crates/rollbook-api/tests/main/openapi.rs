@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::store::{ChangeKind, ChangeOrigin};
-use rollbook_testkit::events::deleted;
+use rollbook_testkit::events::{START, deleted, membership, organization};
 use serde_json::{Value, json};
 
 use crate::engine::Engine;
-use crate::stage::{Answer, NO_TOKEN, Server};
+use crate::stage::{Answer, NO_TOKEN, Options, Server};
 
 /// A document, with what a schema of it says about a value.
 struct Document(Value);
@@ -85,18 +85,21 @@ impl Document {
         assert_eq!(self.faults(schema, value), Vec::<String>::new());
     }
 
-    /// Checks an answer of `/v1/changes` against the schema of its status and media type.
+    /// Checks an answer of a path against the schema of its status and media type.
     #[track_caller]
-    fn assert_describes(&self, answer: &Answer) {
-        let responses = &self.0["paths"]["/v1/changes"]["get"]["responses"];
+    fn assert_describes(&self, path: &str, answer: &Answer) {
+        let responses = &self.0["paths"][path]["get"]["responses"];
         let response = self.resolve(&responses[answer.status.to_string()]);
-        let media = answer.header("content-type").expect("a media type");
-        let schema = &response["content"][media]["schema"];
-        assert!(schema.is_object(), "{media} of {} is not described", answer.status);
-        assert_eq!(self.faults(schema, &answer.json()), Vec::<String>::new());
         for name in response["headers"].as_object().into_iter().flat_map(|headers| headers.keys()) {
             assert!(answer.header(name).is_some(), "{name} of {}", answer.status);
         }
+        if answer.status == 204 {
+            return assert_eq!((answer.body.as_str(), &response["content"]), ("", &Value::Null));
+        }
+        let media = answer.header("content-type").expect("a media type");
+        let schema = &response["content"][media]["schema"];
+        assert!(schema.is_object(), "{media} of {} at {path} is not described", answer.status);
+        assert_eq!(self.faults(schema, &answer.json()), Vec::<String>::new(), "{path}");
     }
 }
 
@@ -110,6 +113,7 @@ fn has_type(value: &Value, name: &str) -> bool {
         "object" => value.is_object(),
         "array" => value.is_array(),
         "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
         "integer" => value.is_u64() || value.is_i64(),
         "null" => value.is_null(),
         _ => false,
@@ -142,9 +146,9 @@ async fn every_answer_is_as_the_document_says(engine: Engine) {
         "?after=9",
         "?kind=x",
     ] {
-        document.assert_describes(&server.get(&format!("/v1/changes{query}"), &[]).await);
+        document.assert_describes("/v1/changes", &server.get(&format!("/v1/changes{query}"), &[]).await);
     }
-    document.assert_describes(&server.get("/v1/changes", &[NO_TOKEN]).await);
+    document.assert_describes("/v1/changes", &server.get("/v1/changes", &[NO_TOKEN]).await);
     let mut events = server.open("/v1/changes?expand=row", &[]).await;
     for schema in ["Change", "Change", "Change", "Change", "Heartbeat"] {
         document.assert_fits(schema, &events.next().await.expect("an event").data);
@@ -153,9 +157,74 @@ async fn every_answer_is_as_the_document_says(engine: Engine) {
         document.assert_fits("Problem", &server.ask(method, path, &[]).await.json());
     }
     server.remove(2).await;
-    document.assert_describes(&server.get("/v1/changes?after=1", &[]).await);
+    document.assert_describes("/v1/changes", &server.get("/v1/changes?after=1", &[]).await);
     server.feed.fails.store(true, Ordering::Relaxed);
-    document.assert_describes(&server.get("/v1/changes?after=1", &[]).await);
+    document.assert_describes("/v1/changes", &server.get("/v1/changes?after=1", &[]).await);
+}
+
+#[tokio::test]
+async fn every_answer_about_sessions_and_rows_is_as_the_document_says() {
+    let server = Server::start(Engine::Memory).await;
+    let document = document(&server).await;
+    server.create_users(2).await;
+    server.apply("organization.created", &organization("org_1", START)).await;
+    for number in 1..=3 {
+        let member = membership(&format!("orgmem_{number}"), "org_1", &format!("user_{number}"), START);
+        server.apply("organizationMembership.created", &member).await;
+    }
+    server.apply("user.deleted", &deleted("user", "user_2")).await;
+    let (member, alone) = (server.bearer_in("user_1", "org_1"), server.bearer("user_9"));
+    let mut described = std::collections::BTreeSet::new();
+    for (path, template, lines) in [
+        ("/v1/session", "/v1/session", [member.as_str(), alone.as_str(), NO_TOKEN]),
+        ("/v1/session?x=1", "/v1/session", [&member, &alone, NO_TOKEN]),
+        ("/v1/context", "/v1/context", [&member, &alone, NO_TOKEN]),
+        ("/v1/context?x=1", "/v1/context", [&member, &alone, NO_TOKEN]),
+        ("/v1/authorize", "/v1/authorize", [&member, &alone, NO_TOKEN]),
+        ("/v1/authorize?permission=org:a:b", "/v1/authorize", [&member, &alone, NO_TOKEN]),
+        ("/v1/authorize?role=org:b", "/v1/authorize", [&member, &alone, NO_TOKEN]),
+        ("/v1/authorize?organization=org_2", "/v1/authorize", [&member, &alone, NO_TOKEN]),
+        ("/v1/authorize?permission=", "/v1/authorize", [&member, &alone, NO_TOKEN]),
+        ("/v1/users/user_1", "/v1/users/{id}", ["accept: */*", &alone, NO_TOKEN]),
+        ("/v1/users/user_2", "/v1/users/{id}", ["accept: */*", &alone, NO_TOKEN]),
+        ("/v1/users/user_3", "/v1/users/{id}", ["accept: */*", &alone, NO_TOKEN]),
+        ("/v1/users/user_1?max_age=1s", "/v1/users/{id}", ["accept: */*", &alone, NO_TOKEN]),
+        ("/v1/users/user_1?max_age=1", "/v1/users/{id}", ["accept: */*", &alone, NO_TOKEN]),
+        ("/v1/organizations/org_1", "/v1/organizations/{id}", ["accept: */*", &alone, NO_TOKEN]),
+        ("/v1/users/user_3/organizations", "/v1/users/{id}/organizations", ["accept: */*", &alone, NO_TOKEN]),
+        (
+            "/v1/organizations/org_1/members",
+            "/v1/organizations/{id}/members",
+            ["accept: */*", &alone, NO_TOKEN],
+        ),
+        (
+            "/v1/organizations/org_1/members?limit=1",
+            "/v1/organizations/{id}/members",
+            ["accept: */*", &alone, NO_TOKEN],
+        ),
+        ("/v1/organizations/x/members", "/v1/organizations/{id}/members", ["accept: */*", &alone, NO_TOKEN]),
+    ] {
+        for line in lines {
+            let answer = server.get(path, &[line]).await;
+            document.assert_describes(template, &answer);
+            described.insert((template, answer.status));
+        }
+    }
+    // Every status that the document has was among the answers, but for those of an outage.
+    for (path, item) in document.0["paths"].as_object().expect("paths") {
+        let statuses = item["get"]["responses"].as_object().expect("responses").keys();
+        let missing: Vec<_> = statuses
+            .filter(|status| !described.contains(&(path.as_str(), status.parse().expect("a status"))))
+            .filter(|status| *status != "503")
+            .collect();
+        let is_known = ["/v1/changes", "/v1/openapi.json"].contains(&path.as_str());
+        let others = ["/v1/organizations/{id}", "/v1/users/{id}/organizations"].contains(&path.as_str());
+        assert!(is_known || others || missing.is_empty(), "{path}: {missing:?}");
+    }
+    let off = Server::with_options(Engine::Memory, Options { sessions: None, ..Options::default() }).await;
+    for path in ["/v1/session", "/v1/context", "/v1/authorize"] {
+        document.assert_describes(path, &off.get(path, &[&member]).await);
+    }
 }
 
 #[tokio::test]

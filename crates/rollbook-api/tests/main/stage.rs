@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
-use rollbook_api::{Api, Ports, Settings, Tokens};
+use rollbook_api::{Api, KeySource, Ports, Refresh, SessionSettings, Settings, Tokens};
 use rollbook_core::store::{
     Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, FullStore, Position, RetentionLimits,
     StoreError,
 };
-use rollbook_core::time::Timestamp;
+use rollbook_core::time::{Clock as _, Timestamp};
+use rollbook_session::{KeySet, Keys, Policy};
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::events::{START, change_of, event, user};
+use rollbook_testkit::tokens::{ISSUER, PARTY, Signer, claims, member_claims};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -82,6 +84,31 @@ impl Changes for TestFeed {
     }
 }
 
+/// Choices of a server.
+pub(crate) struct Options {
+    pub(crate) settings: Settings,
+    pub(crate) tokens: String,
+    pub(crate) sessions: Option<SessionSettings>,
+    pub(crate) refresh: Option<Arc<dyn Refresh>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let keys = KeySet::from_pem(&Signer::of_the_instance().pem()).expect("a key");
+        Self {
+            settings: Settings::default(),
+            tokens: format!("{TOKEN}, {OTHER_TOKEN}"),
+            sessions: Some(SessionSettings::new(policy(), KeySource::Fixed(Keys::new(keys)))),
+            refresh: None,
+        }
+    }
+}
+
+/// The policy of the tests.
+pub(crate) fn policy() -> Policy {
+    Policy::new(ISSUER, [PARTY]).expect("a policy")
+}
+
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) store: Arc<dyn FullStore>,
@@ -96,22 +123,33 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(engine: Engine) -> Self {
-        Self::with(engine, Settings::default(), &format!("{TOKEN}, {OTHER_TOKEN}")).await
+        Self::with_options(engine, Options::default()).await
+    }
+
+    pub(crate) async fn with_options(engine: Engine, options: Options) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START)));
+        let backing = engine.open(clock.clone()).await;
+        Self::on_options(backing, clock, options).await
     }
 
     pub(crate) async fn with(engine: Engine, settings: Settings, tokens: &str) -> Self {
-        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START)));
-        let backing = engine.open(clock.clone()).await;
-        Self::on(backing, clock, settings, tokens).await
+        let tokens = tokens.to_owned();
+        Self::with_options(engine, Options { settings, tokens, ..Options::default() }).await
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test that ends drops its runtime and the server in it")]
     pub(crate) async fn on(
         backing: Backing,
         clock: Arc<ManualClock>,
         settings: Settings,
         tokens: &str,
     ) -> Self {
+        let tokens = tokens.to_owned();
+        Self::on_options(backing, clock, Options { settings, tokens, ..Options::default() }).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test that ends drops its runtime and the server in it")]
+    async fn on_options(backing: Backing, clock: Arc<ManualClock>, options: Options) -> Self {
+        let Options { settings, tokens, sessions, refresh } = options;
         let feed = Arc::new(TestFeed {
             inner: backing.reader.clone(),
             reading: RwLock::new(()),
@@ -120,9 +158,15 @@ impl Server {
             waits: watch::Sender::new(0),
         });
         let registry = Registry::new();
-        let ports = Ports { changes: feed.clone(), rows: backing.reader.clone() };
-        let tokens = Tokens::parse(tokens).expect("tokens");
-        let api = Api::new(settings, tokens, ports, &registry).expect("all names are free");
+        let ports = Ports {
+            changes: feed.clone(),
+            rows: backing.reader.clone(),
+            access: backing.reader.clone(),
+            clock: clock.clone(),
+            refresh,
+        };
+        let tokens = Tokens::parse(&tokens).expect("tokens");
+        let api = Api::new(settings, tokens, sessions, ports, &registry).expect("all names are free");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let stop = CancellationToken::new();
@@ -137,6 +181,21 @@ impl Server {
         let at = START + i64::try_from(number).expect("few events");
         let change = change_of(&format!("msg_{number}"), &event(event_type, at, data));
         self.backing.apply(change).await;
+    }
+
+    /// The time of the server's clock, in seconds since 1970.
+    pub(crate) fn seconds(&self) -> i64 {
+        self.clock.now().as_millis() / 1000
+    }
+
+    /// Returns a line with a session token of this user, who is active in no organization.
+    pub(crate) fn bearer(&self, user_id: &str) -> String {
+        bearer(&claims(user_id, self.seconds()))
+    }
+
+    /// Returns a line with a session token of this user in this organization.
+    pub(crate) fn bearer_in(&self, user_id: &str, organization_id: &str) -> String {
+        bearer(&member_claims(user_id, organization_id, self.seconds()))
     }
 
     /// Creates this user.
@@ -226,6 +285,11 @@ impl Server {
         self.stop.cancel();
         tokio::time::timeout(DEADLINE, self.serving).await.expect("it stops").expect("it does not panic");
     }
+}
+
+/// Returns a line with a session token with these claims.
+pub(crate) fn bearer(claims: &Value) -> String {
+    format!("authorization: Bearer {}", Signer::of_the_instance().token(claims))
 }
 
 pub(crate) struct Answer {

@@ -8,6 +8,7 @@
 //! loses holds the row's lock, reads it again and folds again. After the commit, rows are rechecked
 //! against their parents; see [`parents`] and [`recheck`].
 
+mod access;
 mod apply;
 mod attempt;
 mod bell;
@@ -78,6 +79,7 @@ pub struct PostgresStore {
     database: Arc<Database>,
     clock: Arc<dyn Clock>,
     statements: Statements,
+    access: access::Statements,
     schema: String,
     keeping: RetentionChoices,
     statement_timeout: Duration,
@@ -106,7 +108,7 @@ impl PostgresStore {
         let (address, ignored) = Address::of(&settings).map_err(StoreError::Deployment)?;
         address.link().log_once(ignored);
         let schema = migrations::schema(&settings.schema)?;
-        let statements = Statements::new(&schema);
+        let (statements, access) = (Statements::new(&schema), access::Statements::new(&schema));
         let guard = Guard::new(address.clone(), &schema);
         let database = Arc::new(Database::new(address, &settings).guarded(guard));
         let bell = Bell::new(&database, &schema, settings.pgbouncer);
@@ -114,6 +116,7 @@ impl PostgresStore {
             database,
             clock,
             statements,
+            access,
             schema: settings.schema,
             keeping: RetentionChoices::default(),
             statement_timeout: settings.statement_timeout,

@@ -14,11 +14,27 @@ use crate::types::{Read, Sql, Time};
 
 /// Reads a row as an application sees it.
 pub(super) fn view(resource: &'static Resource, row: &PgRow) -> sqlx::Result<RowView> {
+    view_from(resource, row, 0)
+}
+
+/// Reads a row from the columns from this one on; `None` if its id is null, as of a row that a join did not find.
+pub(super) fn view_at(
+    resource: &'static Resource,
+    row: &PgRow,
+    first: usize,
+) -> sqlx::Result<Option<RowView>> {
+    match row.try_get::<Option<&str>, _>(first)? {
+        None => Ok(None),
+        Some(_) => view_from(resource, row, first).map(Some),
+    }
+}
+
+fn view_from(resource: &'static Resource, row: &PgRow, first: usize) -> sqlx::Result<RowView> {
     let columns = columns(resource)
-        .enumerate()
-        .map(|(position, (name, kind))| Ok((name.to_owned(), value(row, position, kind)?)))
+        .zip(first..)
+        .map(|((name, kind), position)| Ok((name.to_owned(), value(row, position, kind)?)))
         .collect::<sqlx::Result<Map<String, Value>>>()?;
-    Ok(RowView { id: row.try_get(0)?, columns })
+    Ok(RowView { id: row.try_get(first)?, columns })
 }
 
 fn value(row: &PgRow, position: usize, kind: Kind) -> sqlx::Result<Value> {

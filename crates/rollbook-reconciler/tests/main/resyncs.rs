@@ -1,9 +1,13 @@
 //! Fresh readings of single subjects.
 
+use std::time::Duration;
+
 use futures_util::FutureExt as _;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS};
-use rollbook_reconciler::{ResyncOutcome, Resynced};
+use rollbook_core::source::SourceError;
+use rollbook_reconciler::{INSTANCE_CHECKED_FOR, ReconcileError, ResyncOutcome, Resynced};
 use rollbook_testkit::events::{change_of, deleted, event};
+use rollbook_testkit::memory::clerk::ClerkFault;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -146,4 +150,43 @@ async fn a_row_with_a_later_version_and_other_content_is_not_called_equal() {
         [ResyncOutcome::RowIsLater],
         "the answer is older"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_reads_one_object_and_checks_the_instance_of_the_key_every_five_minutes() {
+    let world = World::new();
+    world.populate(2, 1, 0);
+    let (reconciler, stop) = (world.reconciler(), CancellationToken::new());
+    let refresh = async |id: &str| reconciler.refresh(id, &stop).await.map(|of| of.outcome);
+    assert_eq!(refresh("user_0000").await, Ok(ResyncOutcome::Inserted));
+    assert_eq!(refresh("user_0000").await, Ok(ResyncOutcome::Unchanged));
+    assert_eq!(refresh("org_0000").await, Ok(ResyncOutcome::Inserted));
+    assert_eq!(refresh("user_9999").await, Ok(ResyncOutcome::Absent));
+    assert_eq!(world.clerk.calls(), (0, 4), "one point read each, and no list");
+    assert_eq!(refresh("orgmem_1").await, Ok(ResyncOutcome::UnknownKind));
+    assert_eq!(world.living(&USERS).await, ["user_0000"], "nothing else is read");
+    world.clerk.set_instance("ins_2");
+    tokio::time::advance(INSTANCE_CHECKED_FOR - Duration::from_secs(1)).await;
+    assert_eq!(refresh("user_0001").await, Ok(ResyncOutcome::Inserted));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let wrong = refresh("user_0001").await;
+    assert!(matches!(wrong, Err(ReconcileError::WrongInstance { .. })), "{wrong:?}");
+    let again = refresh("user_0001").await;
+    assert!(
+        matches!(again, Err(ReconcileError::WrongInstance { .. })),
+        "a failed check is repeated: {again:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_refresh_without_patience_does_not_ask_again() {
+    let world = World::new();
+    world.populate(1, 0, 0);
+    let reconciler = world.reconciler().with_patience(Duration::ZERO);
+    let stop = CancellationToken::new();
+    assert!(reconciler.refresh("user_0000", &stop).await.is_ok());
+    world.clerk.fail([Some(ClerkFault::Unavailable)]);
+    let failed = reconciler.refresh("user_0000", &stop).await.expect_err("no answer");
+    assert!(matches!(failed, ReconcileError::Source(SourceError::Unavailable(_))), "{failed:?}");
+    assert!(reconciler.refresh("user_0000", &stop).await.is_ok());
 }

@@ -164,3 +164,18 @@ fn each_refused_request_is_reported_once() {
     assert_eq!(*seen.lock().expect("a lock"), ["not_a_jwt", "api_key", "token_missing"]);
     assert!(!format!("{verifier:?}").is_empty());
 }
+
+#[test]
+fn the_token_that_counts_is_returned_with_its_session() {
+    let (header, older) = (token_of("user_1", "sess_1"), token_of("user_2", "sess_2"));
+    let newer =
+        token(&claims_with(&json!({"sub": "user_2", "sid": "sess_2", "iat": NOW - 1, "jti": "newer"})));
+    let cookies = format!("__session={older}; __session_abcdefgh={newer}");
+    let bearer = format!("Bearer {header}");
+    let verifier = verifier();
+    let (session, found) =
+        verifier.authenticate_with_token([bearer.as_bytes()], [cookies.as_bytes()]).expect("a session");
+    assert_eq!((session.user_id(), found), ("user_1", header.as_str()));
+    let (session, found) = verifier.authenticate_with_token([], [cookies.as_bytes()]).expect("a session");
+    assert_eq!((session.user_id(), found), ("user_2", newer.as_str()), "the newest");
+}

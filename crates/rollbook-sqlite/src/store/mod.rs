@@ -7,6 +7,7 @@
 //! true until it commits. Child rows are repaired in the same transaction if they are few ([`cascade`]), and
 //! in steps if they are many or refuse their change ([`steps`]).
 
+mod access;
 mod apply;
 mod cascade;
 mod changes;

@@ -37,11 +37,27 @@ pub(super) fn rows(
 }
 
 fn view(resource: &'static Resource, row: &Row<'_>) -> rusqlite::Result<RowView> {
+    view_from(resource, row, 0)
+}
+
+/// Reads a row from the columns from this one on; `None` if its id is null, as of a row that a join did not find.
+pub(super) fn view_at(
+    resource: &'static Resource,
+    row: &Row<'_>,
+    first: usize,
+) -> rusqlite::Result<Option<RowView>> {
+    match row.get_ref(first)? {
+        ValueRef::Null => Ok(None),
+        _ => view_from(resource, row, first).map(Some),
+    }
+}
+
+fn view_from(resource: &'static Resource, row: &Row<'_>, first: usize) -> rusqlite::Result<RowView> {
     let columns = columns(resource)
-        .enumerate()
-        .map(|(position, (name, kind))| Ok((name.to_owned(), value(row, position, name, kind)?)))
+        .zip(first..)
+        .map(|((name, kind), position)| Ok((name.to_owned(), value(row, position, name, kind)?)))
         .collect::<rusqlite::Result<Map<String, Value>>>()?;
-    Ok(RowView { id: row.get(0)?, columns })
+    Ok(RowView { id: row.get(first)?, columns })
 }
 
 fn value(row: &Row<'_>, position: usize, name: &str, kind: Kind) -> rusqlite::Result<Value> {

@@ -1,6 +1,7 @@
 //! The store in memory. The state that rows take from their parents is computed when they are read, so it
 //! cannot be outdated: the other engines are compared with this one.
 
+mod access;
 mod changes;
 mod forwards;
 mod reconciliation;

@@ -13,6 +13,8 @@
 //! * The change feed (`feed`): applying with it against applying without it, on both engines; lines through the
 //!   sequencer; the time from a commit to the bell and to a stream of the API at 1,000 changes a second; pages at the end
 //!   of a million kept lines.
+//! * Context (`context`): the time to an answer of `/v1/context` and `/v1/authorize` at 500 requests a second, with a million
+//!   users and memberships on Postgres.
 //! * Large tables (`large`, only by name): applying to 2 M users and 4 M ledger entries on both engines, against raw
 //!   upserts into the same tables.
 //! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
@@ -51,7 +53,7 @@ const FULL: Scale = Scale { turns: 5, divisor: 1 };
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
 /// The parts that can be asked for by name, in their order; without a name all of them.
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 12] = [
     "acks",
     "latency",
     "apply",
@@ -61,6 +63,7 @@ const PARTS: [&str; 11] = [
     "path",
     "backlog",
     "feed",
+    "context",
     "reconcile",
     "webhooks",
 ];
@@ -118,6 +121,7 @@ async fn measure(part: &str, scale: Scale, report: &mut Report) {
             apply::measure_feed(scale, report).await;
             distributed::feed::measure(scale, report).await;
         }
+        "context" => distributed::context::measure(scale, report).await,
         "reconcile" => reconcile::measure(scale, report).await,
         "webhooks" => reconcile::measure_webhooks(scale, report).await,
         _ => unreachable!("only parts of the list are measured"),

@@ -15,6 +15,7 @@ mod reconcile;
 mod resync;
 mod send;
 mod serve;
+mod token;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
@@ -42,6 +43,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Ready(arguments) => ready::run(&load(&settings)?, &arguments),
         Command::DeadLetters(command) => dead_letters::run(&load(&settings)?, command),
         Command::Changes(command) => changes::run(&load(&settings)?, command),
+        Command::Token(command) => token::run(&load(&settings)?, &command),
         Command::Explain(arguments) => explain::run(&load(&settings)?, &arguments),
         Command::Erase(arguments) => erase::run(&load(&settings)?, &arguments),
         Command::Doctor(arguments) => doctor::run(&settings, &arguments),

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use rollbook_api::Tokens;
+use rollbook_api::{JwksUrl, Tokens};
 use rollbook_clerk::{ApiUrl, SecretKey};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_receiver::WebhookPaths;
+use rollbook_session::KeySet;
 
 use super::forward::{self, ForwardGroup};
 use super::reader::{Declared, Reader};
@@ -24,7 +25,8 @@ use super::setting::{
 };
 use super::url::{Place, Role, ServerUrl};
 use super::values::{
-    api_tokens, api_url, identifier, key_prefix, log_filter, secret_key, signing_secrets, webhook_paths,
+    api_tokens, api_url, authorized_parties, identifier, issuer, jwks_url, jwt_key, key_prefix, log_filter,
+    secret_key, signing_secrets, webhook_paths,
 };
 
 /// Every setting, in the order of the report.
@@ -153,7 +155,7 @@ settings! {
             api_budget: f64 = share().or("0.5"),
                 "share of Clerk's rate limit that a process may use; your application shares the limit";
         }
-        ("API", "The change feed over HTTP, for your own applications: see [API.md](API.md). A receiver alone has no API.") => {
+        ("API", "The change feed, session tokens and rows over HTTP, for your own applications: see [API.md](API.md). A receiver alone has no API.") => {
             api_listen: Option<SocketAddr> = address().optional("127.0.0.1:8090"),
                 "address of the API for your applications, on serve and work; without it there is none",
                 must(Any, "left out, or api_tokens set",
@@ -164,6 +166,27 @@ settings! {
                     "is the same address as listen or ops_listen");
             api_tokens: Option<Tokens> = secret(api_tokens).optional("/run/secrets/…").live(),
                 "one or more bearer tokens of 32 to 512 characters, separated by commas or white space; all are valid, so that a token can be rotated";
+        }
+        ("Session tokens", "Which of Clerk's session tokens the API accepts: see [API.md](API.md#session-tokens).") => {
+            clerk_issuer: Option<String> = text(issuer).optional("https://clerk.example.com").shared(),
+                "issuer of session tokens: the instance's Frontend API URL; without it the API accepts no session token";
+            clerk_jwt_key: Option<KeySet> = secret(jwt_key).optional("/run/secrets/…").shared().live(),
+                "public key of the instance as PEM; without it the keys are fetched from the issuer every 5 minutes",
+                must(Any, "left out, or clerk_issuer set",
+                    |s, _| s.clerk_jwt_key.is_none() || s.clerk_issuer.is_some(),
+                    "is set without clerk_issuer: the issuer of a token is always checked");
+            clerk_jwks_url: Option<JwksUrl> =
+                text(jwks_url).optional("https://clerk.example.com/.well-known/jwks.json").shared(),
+                "URL of the keys, if it is not CLERK_ISSUER/.well-known/jwks.json",
+                must(Any, "left out, or clerk_issuer set and clerk_jwt_key not",
+                    |s, _| s.clerk_jwks_url.is_none() || (s.clerk_issuer.is_some() && s.clerk_jwt_key.is_none()),
+                    "has no effect with clerk_jwt_key, and needs clerk_issuer");
+            clerk_authorized_parties: Option<Vec<String>> =
+                text(authorized_parties).optional("https://app.example.com").shared(),
+                "origins of the applications whose session tokens are accepted (azp), separated by commas; without it any",
+                must(Any, "left out, or clerk_issuer set",
+                    |s, _| s.clerk_authorized_parties.is_none() || s.clerk_issuer.is_some(),
+                    "is set without clerk_issuer: no session token is accepted");
         }
         ("Log", "One line for each fact, to standard error.") => {
             log: String = text(log_filter).or("info").everyday(),

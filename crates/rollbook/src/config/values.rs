@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rollbook_api::Tokens;
+use rollbook_api::{JwksUrl, Tokens};
 use rollbook_clerk::{ApiUrl, SecretKey};
 use rollbook_core::signature::SigningSecrets;
 use rollbook_receiver::WebhookPaths;
+use rollbook_session::{KeySet, Policy};
 
 use crate::nearest::nearest;
 use crate::secrets::{self, looks_secret};
@@ -219,6 +220,42 @@ pub(crate) fn secret_key(text: &str) -> Result<SecretKey, Wrong> {
 pub(crate) fn api_url(text: &str) -> Result<ApiUrl, Wrong> {
     let fix = "leave it out, or write https://HOST/v1";
     ApiUrl::parse(text).map_err(|error| wrong(error.to_string(), fix))
+}
+
+/// Parses the public key of a Clerk instance, as PEM.
+pub(crate) fn jwt_key(text: &str) -> Result<KeySet, Wrong> {
+    let fix = "copy the JWKS Public Key from Clerk's dashboard, API keys";
+    KeySet::from_pem(text).map_err(|error| wrong(error.to_string(), fix))
+}
+
+/// Parses the issuer of session tokens: the Frontend API URL. No error quotes it.
+pub(crate) fn issuer(text: &str) -> Result<String, Wrong> {
+    let fix = "write the Frontend API URL of Clerk's dashboard, API keys, such as https://clerk.example.com";
+    // A user, a password or a key has no place in it.
+    if text.contains(['@', '?', '#']) || secrets::contains_key(text) {
+        return Err(wrong("has a user, a query or a key", fix));
+    }
+    let text = text.trim_end_matches('/');
+    Policy::for_any_party(text).map_err(|error| wrong(error.to_string(), fix))?;
+    JwksUrl::of_issuer(text).map_err(|error| wrong(error.to_string(), fix))?;
+    Ok(text.to_owned())
+}
+
+/// Parses the origins of the applications that session tokens are issued to. No error quotes one.
+pub(crate) fn authorized_parties(text: &str) -> Result<Vec<String>, Wrong> {
+    let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
+    let parties: Vec<String> = parts.map(str::to_owned).collect();
+    let fix = "write origins separated by commas, such as https://app.example.com";
+    Policy::new("https://clerk.example.com", parties.clone())
+        .map_err(|error| wrong(error.to_string(), fix))?;
+    Ok(parties)
+}
+
+/// Parses the URL of a JWKS. No error quotes it.
+pub(crate) fn jwks_url(text: &str) -> Result<JwksUrl, Wrong> {
+    JwksUrl::parse(text).map_err(|error| {
+        wrong(error.to_string(), "leave it out, or write https://HOST/.well-known/jwks.json")
+    })
 }
 
 /// Parses a log filter: levels and `target=level`, separated by commas. A bare word must be a level: as the

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::rollbook::Home;
 
-const COMMANDS: [&[&str]; 32] = [
+const COMMANDS: [&[&str]; 34] = [
     &[],
     &["serve"],
     &["receive"],
@@ -31,6 +31,8 @@ const COMMANDS: [&[&str]; 32] = [
     &["changes", "discard"],
     &["changes", "replay"],
     &["changes", "resume"],
+    &["token"],
+    &["token", "inspect"],
     &["explain"],
     &["erase"],
     &["doctor"],

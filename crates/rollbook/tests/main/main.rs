@@ -9,3 +9,4 @@ mod rollbook;
 mod servers;
 mod starting;
 mod systemd;
+mod tokens;

@@ -19,6 +19,8 @@ use crate::clock::ManualClock;
 use crate::events::change_of;
 
 #[doc(hidden)]
+pub mod access;
+#[doc(hidden)]
 pub mod cascades;
 #[doc(hidden)]
 pub mod changes;
@@ -253,6 +255,11 @@ macro_rules! store_conformance {
             feed: a_reader_at_a_position_that_was_removed_or_is_unknown_gets_an_error
             feed: a_reader_begins_at_a_time
             feed: a_reader_waits_until_there_is_a_line
+            access: a_context_has_the_current_rows_of_a_user_and_an_organization
+            access: a_deleted_row_and_one_without_content_are_not_current
+            access: the_latest_of_several_current_memberships_counts
+            access: a_context_has_the_subscription_of_its_payer_and_the_items_that_are_not_over
+            access: members_and_organizations_are_paged_by_the_ids_of_the_other_side
             forwards: a_forward_has_one_holder_at_a_time_and_begins_where_it_first_ran
             forwards: the_hold_of_a_forward_ends_by_itself_and_a_save_renews_it
             forwards: one_of_many_processes_that_take_a_forward_at_once_gets_it

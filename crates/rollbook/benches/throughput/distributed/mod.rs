@@ -8,6 +8,7 @@
 pub(crate) mod acknowledge;
 pub(crate) mod apply;
 pub(crate) mod backlog;
+pub(crate) mod context;
 pub(crate) mod feed;
 pub(crate) mod large;
 pub(crate) mod path;

@@ -66,7 +66,8 @@ pub(super) async fn reconcile(
     clerk: &ClerkApi,
 ) -> anyhow::Result<Repair> {
     let began_at = Instant::now();
-    let reconciler = wire::reconciler(config, store, Arc::new(SystemClock), Arc::new(|_| {}))?;
+    let source = wire::clerk_api(config, Arc::new(|_| {}))?;
+    let reconciler = wire::reconciler(config, source, store, Arc::new(SystemClock));
     // The rows are some seconds old, and the simulated Clerk has no copy that is behind.
     let reconciler = reconciler.with_absence_margin(Duration::ZERO);
     let stop = CancellationToken::new();

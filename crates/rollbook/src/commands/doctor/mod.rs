@@ -5,8 +5,8 @@
 //! * Nothing that it writes stays, except with `--send`: test writes of a worker and a receiver are rolled
 //!   back. It creates no file and no table.
 //! * It ends within seconds: each check has a time limit, and all checks run at the same time.
-//! * It connects only to the configured servers, to Clerk's API if a key is set, and to the process at
-//!   `ops_listen`.
+//! * It connects only to the configured servers, to Clerk's API if a key is set, to the issuer of session tokens if its
+//!   keys are fetched, and to the process at `ops_listen`.
 
 mod application;
 mod clerk;
@@ -21,6 +21,7 @@ mod rotation;
 mod running;
 mod samples;
 mod send;
+mod sessions;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -87,13 +88,14 @@ pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result
 /// Checks everything but the configuration.
 async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option<Target>) -> Findings {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (time, queue, store, encryption, clerk, api, process) = tokio::join!(
+    let (time, queue, store, encryption, clerk, api, sessions, process) = tokio::join!(
         machine::clock(config, needs, &*clock),
         parts::queue(config, needs, &clock),
         parts::store(config, needs, &clock),
         links::encryption(config, needs, &clock),
         clerk::api(config, needs, &clock),
         application::api(config, needs),
+        sessions::tokens(config, needs),
         running::process(config, needs, &*clock),
     );
     // The sender of a delivery has a clock too: in addition to those of the servers, or instead of them.
@@ -111,6 +113,7 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
     findings.extend(encryption);
     findings.extend(clerk);
     findings.extend(api);
+    findings.extend(sessions);
     findings.extend(process);
     if with_send {
         let sent = send::send(config, needs, target, &clock).await;

@@ -66,7 +66,8 @@ pub(super) fn open(config: &Config) -> anyhow::Result<(Reconciler, Arc<dyn FullS
     // A missing key is a wrong configuration, before the store is opened.
     config.secret_key()?;
     let store = wire::open_store(config, Arc::new(SystemClock))?;
-    let reconciler = wire::reconciler(config, store.clone(), Arc::new(SystemClock), Arc::new(|_: &str| {}))?;
+    let source = wire::clerk_api(config, Arc::new(|_: &str| {}))?;
+    let reconciler = wire::reconciler(config, source, store.clone(), Arc::new(SystemClock));
     Ok((reconciler, store))
 }
 

@@ -141,3 +141,56 @@ fn a_misspelt_level_is_not_taken_for_the_name_of_a_module() {
     assert!(log_filter("debgu").expect_err("no level").fix.contains("did you mean debug?"));
     assert!(log_filter("info,rollbook=loud").is_err());
 }
+
+#[test]
+fn an_issuer_is_a_url_with_https_and_nothing_secret_is_in_it() {
+    for (text, issuer) in [
+        ("https://clerk.example.com", "https://clerk.example.com"),
+        ("https://clerk.example.com/", "https://clerk.example.com"),
+        ("https://example.com/__clerk", "https://example.com/__clerk"),
+        ("https://fun-cat-1.clerk.accounts.dev", "https://fun-cat-1.clerk.accounts.dev"),
+    ] {
+        assert_eq!(issuer_of(text).as_deref(), Ok(issuer), "{text}");
+    }
+    for text in [
+        "",
+        "clerk.example.com",
+        "http://clerk.example.com",
+        "https://",
+        "https://me:hunter2@clerk.example.com",
+        "https://clerk.example.com?key=hunter2",
+        "https://clerk.example.com/sk_live_hunter2",
+        "https://clerk.example.com#hunter2",
+        "https://clerk example.com",
+    ] {
+        let wrong = issuer(text).expect_err(text);
+        assert!(!wrong.what.contains("hunter2") && !wrong.fix.contains("hunter2"), "{}", wrong.what);
+    }
+}
+
+fn issuer_of(text: &str) -> Result<String, String> {
+    issuer(text).map_err(|wrong| wrong.what)
+}
+
+#[test]
+fn authorized_parties_are_origins_separated_by_commas_or_white_space() {
+    let parties =
+        authorized_parties("https://app.example.com, https://www.example.com\nchrome-extension://abc");
+    let expected = ["https://app.example.com", "https://www.example.com", "chrome-extension://abc"];
+    assert_eq!(parties.map_err(|wrong| wrong.what), Ok(expected.map(str::to_owned).to_vec()));
+    for text in ["", " , ", "app.example.com", "https://app.example.com/", "https://*.example.com"] {
+        assert!(authorized_parties(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_public_key_is_pem_in_each_usual_form_and_a_private_one_is_refused_without_being_quoted() {
+    let pem = rollbook_testkit::tokens::Signer::of_the_instance().pem();
+    for text in [pem.clone(), pem.trim().replace('\n', "\\n"), pem.replace('\n', " ")] {
+        assert_eq!(jwt_key(&text).map(|keys| keys.len()).map_err(|wrong| wrong.what), Ok(1));
+    }
+    for text in ["", "hunter2", "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----"] {
+        let wrong = jwt_key(text).expect_err(text);
+        assert!(!wrong.what.contains("hunter2"), "{}", wrong.what);
+    }
+}
