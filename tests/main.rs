@@ -1,5 +1,6 @@
 //! End-to-end tests of the real binary, and tests of the architecture, pages and sources.
 
+mod access;
 mod api;
 mod architecture;
 mod audit;
@@ -35,4 +36,5 @@ mod slow_redis;
 mod statuses;
 mod stopping;
 mod store_network;
+mod two_instances;
 mod units;

@@ -256,6 +256,7 @@ async fn outputs() -> Vec<(&'static str, Value)> {
     outputs.run("doctor", &["--send"], 0).await;
     let ops = outputs.home.ops.to_string();
     outputs.run("top", &[&ops, "127.0.0.1:1", "--every", "200ms"], 0).await;
+    outputs.run("config", &[], 0).await;
     serving.signal("TERM");
     assert!(serving.exit().await.success(), "{}", outputs.home.log());
     fill(&outputs.home).await;

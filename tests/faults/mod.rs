@@ -12,6 +12,7 @@ mod hangs;
 mod kills;
 mod network;
 mod power;
+mod reloading;
 mod rotation;
 mod table;
 mod versions;

@@ -14,15 +14,15 @@ use tokio::sync::RwLock;
 use super::{home_on, messages, stop};
 use crate::raw_http::{exchange, status};
 
-const NEW_SECRET: &str = "whsec_bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3";
+pub(super) const NEW_SECRET: &str = "whsec_bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3";
 const VARIABLE: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
-const SENDERS: usize = 8;
+pub(super) const SENDERS: usize = 8;
 /// Number of deliveries that are answered in each phase.
 const SOME: usize = 100;
 
 /// Secrets with which senders sign.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Signing {
+pub(super) enum Signing {
     Old,
     Both,
     New,
@@ -34,7 +34,7 @@ fn signature(secret: &str, id: &str, body: &str) -> String {
 }
 
 /// A delivery with one, two or five signatures in its header, in turn, in any order, with others among them.
-fn delivery(number: usize, signing: Signing) -> (String, String) {
+pub(super) fn delivery(number: usize, signing: Signing) -> (String, String) {
     let id = format!("msg_{number}");
     let body =
         format!(r#"{{"type":"user.created","timestamp":1785312000032,"data":{{"id":"user_{number}"}}}}"#);
@@ -64,19 +64,30 @@ fn delivery(number: usize, signing: Signing) -> (String, String) {
     (id, format!("{head}{body}"))
 }
 
-struct Load {
+pub(super) struct Load {
     receivers: [SocketAddr; 2],
     /// Receiver that takes deliveries, and the secrets that sign them. A sender holds the lock until it has
     /// its answer.
-    way: RwLock<(usize, Signing)>,
-    next: AtomicUsize,
+    pub(super) way: RwLock<(usize, Signing)>,
+    pub(super) next: AtomicUsize,
     answered: AtomicUsize,
-    is_over: AtomicBool,
+    pub(super) is_over: AtomicBool,
 }
 
 impl Load {
+    /// Creates a load on these receivers, signed with the old secret.
+    pub(super) fn on(receivers: [SocketAddr; 2]) -> Self {
+        Self {
+            receivers,
+            way: RwLock::new((0, Signing::Old)),
+            next: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
     /// Sends until the end of the test. Returns the answers other than 200.
-    async fn sender(&self) -> Vec<String> {
+    pub(super) async fn sender(&self) -> Vec<String> {
         let mut refused = Vec::new();
         while !self.is_over.load(Ordering::Relaxed) {
             let way = self.way.read().await;
@@ -91,7 +102,7 @@ impl Load {
         refused
     }
 
-    async fn some_more(&self) {
+    pub(super) async fn some_more(&self) {
         let enough = self.answered.load(Ordering::Relaxed) + SOME;
         until("deliveries are answered", || {
             std::future::ready(self.answered.load(Ordering::Relaxed) >= enough)
@@ -119,13 +130,7 @@ async fn a_secret_that_is_rotated_under_load_refuses_no_delivery_and_then_the_ol
     let homes = [home_on(redis.url()), home_on(redis.url())];
     homes[0].migrate();
     let mut processes = [homes[0].start_ready(&["receive"]).await, homes[1].start_ready(&["receive"]).await];
-    let load = Load {
-        receivers: [homes[0].listen, homes[1].listen],
-        way: RwLock::new((0, Signing::Old)),
-        next: AtomicUsize::new(0),
-        answered: AtomicUsize::new(0),
-        is_over: AtomicBool::new(false),
-    };
+    let load = Load::on([homes[0].listen, homes[1].listen]);
     let mut homes = homes.map(Some);
     let rotation = async {
         load.some_more().await;

@@ -9,11 +9,12 @@ use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
 /// Pages, by their path from the folder `ops`.
-const PAGES: [&str; 18] = [
+const PAGES: [&str; 19] = [
     "../README.md",
     "../crates/README.md",
     "../migrations/README.md",
     "../migrations/queries.md",
+    "ACCESS.md",
     "CONFIG.md",
     "FIGURES.md",
     "FIRST-HOUR.md",
@@ -27,6 +28,7 @@ const PAGES: [&str; 18] = [
     "RELIABILITY.md",
     "RUNBOOK.md",
     "SERVERS.md",
+    "TWO-INSTANCES.md",
     "integrations/README.md",
 ];
 

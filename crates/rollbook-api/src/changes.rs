@@ -14,7 +14,7 @@ use crate::metrics::{ReaderKind, Reading};
 use crate::parameters::{LAST_EVENT_ID, Parameters};
 use crate::problem::Problem;
 use crate::shared::{Shared, answer, json};
-use crate::stream::Stream;
+use crate::stream::{Access, Stream};
 
 /// Media type of Server-Sent Events.
 const EVENT_STREAM: &str = "text/event-stream";
@@ -24,7 +24,7 @@ pub(crate) async fn changes(
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    api.check_token(request.headers())?;
+    let token = api.check_token(request.headers())?;
     connection.authenticated();
     connection.answer_begins();
     let is_stream = accepts_stream(request.headers());
@@ -43,6 +43,7 @@ pub(crate) async fn changes(
         expand: parameters.expand,
         generation: parameters.feed,
         heartbeat: api.settings.heartbeat,
+        access: Access { tokens: api.tokens.clone(), token },
         stopping: api.stopping.clone(),
         metrics: Arc::clone(&api.metrics),
         _reading: reading,

@@ -47,6 +47,7 @@ use axum::routing::{any, get};
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use prometheus::Registry;
+use rollbook_core::live::Live;
 use rollbook_http::{Connection, Limits, Port};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -84,13 +85,14 @@ pub enum ApiError {
 pub struct Api(Shared);
 
 impl Api {
-    /// Creates the API. Its metrics are added to `registry`. Without `sessions` no session token is accepted.
+    /// Creates the API. Its metrics are added to `registry`. The tokens may be replaced while it serves. Without `sessions` no
+    /// session token is accepted.
     ///
     /// # Errors
     /// [`ApiError`].
     pub fn new(
         settings: Settings,
-        tokens: Tokens,
+        tokens: impl Into<Live<Tokens>>,
         sessions: Option<SessionSettings>,
         ports: Ports,
         registry: &Registry,
@@ -103,7 +105,7 @@ impl Api {
         let refreshes =
             ports.refresh.clone().map(|port| Refreshes::new(port, ports.clock.clone(), metrics.clone()));
         Ok(Self(Shared {
-            tokens,
+            tokens: tokens.into(),
             feed: Arc::new(Feed::new(ports.changes.clone(), ports.rows.clone(), settings.reads_max)),
             ports,
             sessions,

@@ -51,8 +51,8 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
         let SessionSettings { policy, keys, times } = settings;
-        if let KeySource::Fixed(keys) = &keys {
-            metrics.fixed_keys(keys.current().len());
+        if let KeySource::Fixed(fixed) = &keys {
+            metrics.fixed_keys(fixed.current().len());
         }
         let (observer, now) = (Arc::clone(&metrics), Arc::clone(&clock));
         let ring = KeyRing::new(keys, times, move |event| observer.fetched(event, now.now()))?;

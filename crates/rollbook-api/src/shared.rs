@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
+use rollbook_core::live::Live;
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
 use rollbook_session::Session;
@@ -20,12 +21,12 @@ use crate::problem::Problem;
 use crate::refresh::Refreshes;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
-use crate::tokens::Tokens;
+use crate::tokens::{TokenDigest, Tokens};
 
 /// State of the API.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: Live<Tokens>,
     pub(crate) ports: Ports,
     pub(crate) feed: Arc<Feed>,
     pub(crate) sessions: Option<Sessions>,
@@ -44,13 +45,13 @@ impl Shared {
         permit.map_err(|_| Problem::too_many_readers(self.settings.readers_max))
     }
 
-    /// Checks the service token of a request.
-    pub(crate) fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Returns the service token of a request, if it is valid.
+    pub(crate) fn check_token(&self, headers: &HeaderMap) -> Result<TokenDigest, Problem> {
         let mut given = headers.get_all(AUTHORIZATION).iter();
-        match (given.next(), given.next()) {
-            (Some(header), None) if self.tokens.accept(header.as_bytes()) => Ok(()),
-            (header, _) => Err(Problem::unauthorized(header.is_some())),
-        }
+        let (first, second) = (given.next(), given.next());
+        let found = first.filter(|_| second.is_none());
+        let found = found.and_then(|header| self.tokens.current().find(header.as_bytes()));
+        found.ok_or_else(|| Problem::unauthorized(first.is_some()))
     }
 
     /// Returns the session of a request, and its token.

@@ -7,6 +7,7 @@
 //! * A heartbeat has an id too: it moves the position of a reader who selects rare changes, and it finds a client that
 //!   has gone.
 //! * One page is in memory for each stream. The next one is read when the client has taken the last one.
+//! * A stream ends within a heartbeat after its token was removed.
 //! * While the store does not answer, the stream lasts and heartbeats go on: a client need not reconnect to a store that
 //!   is unreachable.
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
+use rollbook_core::live::Live;
 use rollbook_core::store::{ChangesError, ChangesQuery, Generation, Position};
 use rollbook_operator::changes::generation_name;
 use serde_json::json;
@@ -27,6 +29,7 @@ use crate::feed::{Feed, Page};
 use crate::metrics::{Metrics, Reading};
 use crate::parameters::EXPANDED_MAX;
 use crate::problem::Problem;
+use crate::tokens::{TokenDigest, Tokens};
 
 /// Lines of a page of a stream.
 const PAGE: usize = 200;
@@ -43,10 +46,23 @@ pub(crate) struct Stream {
     /// Generation of the feed: that of the first page, if the reader does not name it.
     pub(crate) generation: Option<Generation>,
     pub(crate) heartbeat: Duration,
+    pub(crate) access: Access,
     pub(crate) stopping: CancellationToken,
     pub(crate) metrics: Arc<Metrics>,
     /// Held while the stream is open.
     pub(crate) _reading: Reading,
+}
+
+/// Token of a reader, and the tokens that are valid.
+pub(crate) struct Access {
+    pub(crate) tokens: Live<Tokens>,
+    pub(crate) token: TokenDigest,
+}
+
+impl Access {
+    fn is_valid(&self) -> bool {
+        self.tokens.current().contain(self.token)
+    }
 }
 
 /// Next piece of a stream.
@@ -80,6 +96,8 @@ impl Stream {
             }
             let stopping = reader.stopping.clone();
             let next = stopping.run_until_cancelled(reader.next()).await?;
+            let is_valid = reader.access.is_valid();
+            let next = if is_valid { next } else { Next::Problem(Problem::unauthorized(true)) };
             let mut text = String::new();
             let ended = matches!(next, Next::Problem(_));
             match next {
@@ -172,7 +190,18 @@ mod tests {
         Arc::new(MemoryStore::new(Arc::new(ManualClock::new(Timestamp::from_millis(START)))))
     }
 
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    fn tokens(text: &str) -> Live<Tokens> {
+        Live::new(Tokens::parse(text).expect("a token"))
+    }
+
     async fn body(store: Arc<dyn FullStore>, stopping: CancellationToken) -> Body {
+        body_for(store, stopping, tokens(TOKEN)).await
+    }
+
+    async fn body_for(store: Arc<dyn FullStore>, stopping: CancellationToken, tokens: Live<Tokens>) -> Body {
+        let token = tokens.current().find(format!("Bearer {TOKEN}").as_bytes()).expect("it is valid");
         let metrics = Arc::new(Metrics::new(&Registry::new()).expect("all names are free"));
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
         let stream = Stream {
@@ -181,6 +210,7 @@ mod tests {
             expand: false,
             generation: None,
             heartbeat: HEARTBEAT,
+            access: Access { token, tokens },
             stopping,
             _reading: metrics.reading(ReaderKind::Stream, permit),
             metrics,
@@ -213,6 +243,27 @@ mod tests {
         }
         stopping.cancel();
         assert_eq!(next().await, None, "a stop ends the stream");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_when_its_token_is_removed_and_goes_on_while_it_is_one_of_several() {
+        let (store, valid) = (memory(), tokens(TOKEN));
+        let mut stream =
+            pin!(body_for(store, CancellationToken::new(), valid.clone()).await.into_data_stream());
+        let mut next = async || {
+            let bytes = stream.next().await?.expect("it never fails");
+            Some(String::from_utf8(bytes.to_vec()).expect("text"))
+        };
+        next().await;
+        let other = "other-token-other-token-other-token";
+        valid.replace(Tokens::parse(&format!("{other} {TOKEN}")).expect("tokens"));
+        assert_eq!(next().await, Some(heartbeat(0)));
+        valid.replace(Tokens::parse(other).expect("a token"));
+        let began = Instant::now();
+        let ended = next().await.expect("a last event");
+        assert!(ended.starts_with("event: problem\n") && ended.contains("401"), "{ended}");
+        assert!(began.elapsed() <= HEARTBEAT);
+        assert_eq!(next().await, None);
     }
 
     #[tokio::test(start_paused = true)]

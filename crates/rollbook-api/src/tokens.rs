@@ -23,6 +23,10 @@ pub const TOKENS_MAX: usize = 32;
 #[derive(Clone)]
 pub struct Tokens(Vec<[u8; 32]>);
 
+/// A token that a client presented. It can be looked up again after the tokens were replaced.
+#[derive(Clone, Copy)]
+pub(crate) struct TokenDigest([u8; 32]);
+
 /// Reason why a text is not a list of tokens. The text itself is never repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokensError {
@@ -76,14 +80,19 @@ impl Tokens {
         self.0.len()
     }
 
-    /// Whether the value of a header `Authorization` has one of the tokens.
-    pub(crate) fn accept(&self, header: &[u8]) -> bool {
-        let Some((scheme, token)) = header.split_at_checked(b"bearer ".len()) else { return false };
+    /// Returns the token in the value of a header `Authorization`; `None` if it is none of these.
+    pub(crate) fn find(&self, header: &[u8]) -> Option<TokenDigest> {
+        let (scheme, token) = header.split_at_checked(b"bearer ".len())?;
         if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return false;
+            return None;
         }
-        let presented = digest(token.trim_ascii());
-        let any = self.0.iter().fold(Choice::from(0), |any, known| any | known.ct_eq(&presented));
+        let presented = TokenDigest(digest(token.trim_ascii()));
+        self.contain(presented).then_some(presented)
+    }
+
+    /// Whether a token is one of these.
+    pub(crate) fn contain(&self, presented: TokenDigest) -> bool {
+        let any = self.0.iter().fold(Choice::from(0), |any, known| any | known.ct_eq(&presented.0));
         any.into()
     }
 }
@@ -112,7 +121,7 @@ mod tests {
         for separator in [",", " ", "\n", ", \r\n "] {
             let tokens = Tokens::parse(&format!("{one}{separator}{other}\n")).expect("two tokens");
             for good in [format!("Bearer {one}"), format!("bearer {other}"), format!("BEARER  {one}")] {
-                assert!(tokens.accept(good.as_bytes()), "{good}");
+                assert!(tokens.find(good.as_bytes()).is_some(), "{good}");
             }
             for bad in [
                 String::new(),
@@ -124,7 +133,7 @@ mod tests {
                 format!("Bearer {}", &one[1..]),
                 format!("Bearer {one}a"),
             ] {
-                assert!(!tokens.accept(bad.as_bytes()), "{bad}");
+                assert!(tokens.find(bad.as_bytes()).is_none(), "{bad}");
             }
         }
     }

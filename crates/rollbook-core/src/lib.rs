@@ -16,7 +16,7 @@
 //!
 //! [`trace`] is the trace context that the sender gives with a delivery. [`rehearsal`] has changes that a
 //! check of a store writes and rolls back. [`pace`] decides how many rows go into one step of work that grows.
-//! [`table_layout`] is what the tables of all SQL engines share.
+//! [`table_layout`] is what the tables of all SQL engines share. [`live`] is a value that is replaced while it is used.
 
 pub mod backend;
 pub mod catalog;
@@ -25,6 +25,7 @@ pub mod compare;
 pub mod delivery;
 pub mod drift;
 pub mod event;
+pub mod live;
 pub mod merge;
 pub mod pace;
 pub mod protection;

@@ -35,6 +35,13 @@ pub trait Producer: Send + Sync {
         Ok(())
     }
 
+    /// Notes that the signing secrets of this process were replaced by others with these fingerprints
+    /// ([`crate::signature::SigningSecrets::fingerprints`]), for a queue that knows its deployment by them. The queue keeps
+    /// the earlier ones. [`prepare`](Self::prepare) then brings all parts of the queue up to date.
+    fn note_secrets(&self, fingerprints: &[String]) {
+        let _ = fingerprints;
+    }
+
     /// Writes a meaningless record as durably as a delivery. Success shows that the queue accepts deliveries
     /// again after a refusal. Returns `false` if the engine has no such write.
     async fn probe(&self) -> Result<bool, QueueError> {

@@ -325,8 +325,23 @@ impl<'a> SignedHeaders<'a> {
     }
 }
 
+/// Result of a successful verification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// How far the sender's clock is ahead of ours, in milliseconds.
+    pub ahead_millis: i64,
+    /// One bit for each secret that matches, by its position from zero.
+    matching: u16,
+}
+
+impl Verified {
+    /// Returns whether the secret at this position, from zero, has made one of the signatures.
+    pub const fn matches(self, position: usize) -> bool {
+        position < SECRETS_MAX && self.matching & (1 << position) != 0
+    }
+}
+
 /// Verifies that a delivery is signed with one of the `secrets` and was sent within `tolerance` of `now`.
-/// Returns how far the sender's clock is ahead of ours, in milliseconds.
 ///
 /// # Errors
 /// [`VerifyError`]: the rule that failed, and nothing about the secrets.
@@ -336,16 +351,18 @@ pub fn verify(
     body: &[u8],
     now: Timestamp,
     tolerance: Duration,
-) -> Result<i64, VerifyError> {
+) -> Result<Verified, VerifyError> {
     let macs: Vec<[u8; 32]> =
         secrets.0.iter().map(|secret| secret.mac(headers.id.as_bytes(), headers.timestamp, body)).collect();
-    let mut genuine = subtle::Choice::from(0);
+    let mut found = [subtle::Choice::from(0); SECRETS_MAX];
     for candidate in headers.candidates() {
-        for mac in &macs {
-            genuine |= mac.ct_eq(&candidate);
+        for (mac, found) in macs.iter().zip(&mut found) {
+            *found |= mac.ct_eq(&candidate);
         }
     }
-    if !bool::from(genuine) {
+    let bits = found.iter().enumerate().map(|(position, found)| u16::from(found.unwrap_u8()) << position);
+    let matching = bits.fold(0, |all, bit| all | bit);
+    if matching == 0 {
         return Err(VerifyError::NoMatch);
     }
     let sent_at = headers.sent_at();
@@ -356,5 +373,5 @@ pub fn verify(
     if sent_at.as_millis() / 1000 > now.plus(tolerance).as_millis() / 1000 {
         return Err(VerifyError::TooNew);
     }
-    Ok(headers.ahead_of(now))
+    Ok(Verified { ahead_millis: headers.ahead_of(now), matching })
 }

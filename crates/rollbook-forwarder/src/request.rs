@@ -30,7 +30,7 @@ impl Requests {
             Ok(body) => body,
             Err(verdict) => return verdict,
         };
-        let push = push(line, body, &self.settings.secrets, self.ports.clock.now());
+        let push = push(line, body, &self.settings.secrets.current(), self.ports.clock.now());
         let left = deadline.saturating_duration_since(Instant::now());
         let answer = timeout(left + BODY_PATIENCE, self.receiver.receive(push, left)).await;
         answer.unwrap_or(Verdict::TimedOut)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rollbook_core::catalog::Resource;
+use rollbook_core::live::Live;
 use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::{ChangeKind, ChangeLine, ChangeOrigin, Forward};
@@ -33,8 +34,8 @@ pub(crate) const HOLD_MARGIN: Duration = Duration::from_secs(10);
 pub struct ForwardSettings {
     /// Name: letters, digits, `_` and `-`.
     pub name: String,
-    /// Secrets. Each request has a signature by each of them.
-    pub secrets: SigningSecrets,
+    /// Secrets, which may be replaced at any time. Each request has a signature by each of them.
+    pub secrets: Live<SigningSecrets>,
     /// Resources; empty selects all.
     pub resources: Vec<&'static Resource>,
     /// Kinds; empty selects all.

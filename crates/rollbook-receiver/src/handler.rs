@@ -12,7 +12,7 @@ use hyper::header::HeaderName;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::Enqueued;
-use rollbook_core::signature::{SignedHeaders, SigningSecrets, VerifyError, verify};
+use rollbook_core::signature::{SignedHeaders, VerifyError, verify};
 use rollbook_core::time::Clock;
 use rollbook_core::trace::{TraceId, Traceparent};
 use rollbook_http::Connection;
@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::paths::{HEALTH, WebhookPaths};
 use crate::reason::Refused;
 use crate::refusals::Refusals;
+use crate::secrets::EndpointSecrets;
 use crate::settings::Settings;
 
 /// Header with the trace of a request. Not signed.
@@ -43,7 +44,7 @@ struct Verified {
 /// State shared by all requests.
 pub(crate) struct Handler {
     paths: WebhookPaths,
-    secrets: SigningSecrets,
+    secrets: EndpointSecrets,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     refusals: Refusals,
@@ -62,7 +63,7 @@ impl Handler {
     /// Creates a handler that sends to `batcher`; the channel must hold `settings.in_flight_max` deliveries.
     pub(crate) fn new(
         settings: &Settings,
-        secrets: SigningSecrets,
+        secrets: EndpointSecrets,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         batcher: mpsc::Sender<WaitingDelivery>,
@@ -197,7 +198,8 @@ impl Handler {
         (connection, verified): (&Connection, &mut Option<Verified>),
     ) -> Result<Enqueued, Refusal> {
         let now = self.clock.now();
-        let skew = verify(&self.secrets, &signed, &body.bytes, now, self.tolerance).map_err(|error| {
+        let known = self.secrets.current();
+        let genuine = verify(&known.secrets, &signed, &body.bytes, now, self.tolerance).map_err(|error| {
             if matches!(error, VerifyError::TooOld | VerifyError::TooNew) {
                 self.metrics.refused_for_timestamp(signed.ahead_of(now));
             }
@@ -206,7 +208,8 @@ impl Handler {
         })?;
         connection.authenticated();
         connection.answer_begins();
-        self.metrics.verified(now, skew);
+        known.note(genuine, now);
+        self.metrics.verified(now, genuine.ahead_millis);
         let (id, traceparent) = (signed.message_id(), traceparent(headers));
         if enabled!(Level::DEBUG) {
             *verified = Some(Verified { id: id.clone(), trace_id: traceparent.map(Traceparent::trace_id) });

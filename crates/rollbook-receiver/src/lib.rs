@@ -19,7 +19,7 @@
 //! Path of a request through the files: `server` accepts the connection, `handler` routes it and reads its
 //! headers, `body` reads the body within the memory of `body_budget`, `handler` verifies it, `batcher` makes
 //! it durable together with other deliveries, `answer` builds the response, and `refusals` logs and counts
-//! refused requests.
+//! refused requests. `secrets` has the signing secrets, which are replaced while the receiver runs.
 //!
 //! [`Producer::enqueue_many`]: rollbook_core::queue::Producer::enqueue_many
 
@@ -34,10 +34,12 @@ mod outage;
 mod paths;
 mod reason;
 mod refusals;
+mod secrets;
 mod server;
 mod settings;
 mod skew;
 
 pub use paths::{WebhookPaths, WrongPath};
+pub use secrets::EndpointSecrets;
 pub use server::{Receiver, ReceiverError};
 pub use settings::{BODY_WINDOW, Settings};

@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use rollbook_core::queue::{Producer, QueueError};
-use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock;
 use rollbook_http::{Connections, Limits, Serving, Slot};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +33,7 @@ use crate::batcher::Batcher;
 use crate::connection_metrics::ConnectionMetrics;
 use crate::handler::Handler;
 use crate::metrics::Metrics;
+use crate::secrets::{EndpointSecrets, LastMatches};
 use crate::settings::Settings;
 
 /// Pause after an accept that failed because file descriptors or memory ran out.
@@ -46,7 +46,7 @@ const LAST_BATCH_FOR: Duration = Duration::from_secs(1);
 /// The public HTTP server.
 pub struct Receiver {
     settings: Settings,
-    secrets: SigningSecrets,
+    secrets: EndpointSecrets,
     producer: Arc<dyn Producer>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -71,13 +71,14 @@ impl Receiver {
     /// Fails if `registry` already has metrics of these names.
     pub fn new(
         settings: Settings,
-        secrets: SigningSecrets,
+        secrets: impl Into<EndpointSecrets>,
         producer: Arc<dyn Producer>,
         clock: Arc<dyn Clock>,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Arc::new(Metrics::new(registry)?);
-        let settings = settings.bounded();
+        let (settings, secrets) = (settings.bounded(), secrets.into());
+        registry.register(Box::new(LastMatches::new(secrets.clone())?))?;
         let connections = Connections::new(Limits {
             connections_max: settings.connections_max,
             header_timeout: settings.header_timeout,

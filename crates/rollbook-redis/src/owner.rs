@@ -49,6 +49,14 @@ impl Owner {
         owner
     }
 
+    /// Returns this deployment after its secrets were replaced. The earlier fingerprints stay, so that a queue which knows
+    /// only them is still this deployment's.
+    pub(crate) fn with_secrets(&self, fingerprints: &[String]) -> Self {
+        let known = self.fingerprints.iter().filter(|known| !fingerprints.contains(known));
+        let all = fingerprints.iter().chain(known).take(FINGERPRINTS_MAX);
+        Self { instance_id: self.instance_id.clone(), fingerprints: all.cloned().collect() }
+    }
+
     /// Compares this deployment with the stored owner.
     pub(crate) fn claim(&self, written: &Self) -> Claim {
         let shares_secret = self.fingerprints.iter().any(|ours| written.fingerprints.contains(ours));
@@ -123,6 +131,22 @@ mod tests {
         ] {
             assert_eq!(ours.claim(&written), Claim::Same, "{ours} at {written}");
         }
+    }
+
+    #[test]
+    fn replaced_secrets_come_before_the_earlier_ones_and_make_no_other_owner() {
+        let (before, new) = (owner("ins_1", &["old", "older"]), ["new".to_owned(), "older".to_owned()]);
+        let after = before.with_secrets(&new);
+        assert_eq!(after, owner("ins_1", &["new", "older", "old"]));
+        let replaced = owner("", &["old"]).with_secrets(&["new".to_owned()]);
+        let Claim::Add(written) = replaced.claim(&owner("", &["old"])) else { panic!("the same owner") };
+        assert_eq!(
+            owner("", &["new"]).claim(&written),
+            Claim::Same,
+            "a process with the new one alone is known"
+        );
+        let many: Vec<String> = (0..FINGERPRINTS_MAX).map(|number| number.to_string()).collect();
+        assert_eq!(before.with_secrets(&many).fingerprints, many);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct RedisSettings {
     pub ca_file: Option<PathBuf>,
     /// Prefix of all keys, so that several deployments can share a server. See [`crate::is_key_prefix`].
     pub key_prefix: String,
-    /// Identity of this deployment. A queue of another deployment is refused.
+    /// Identity of this deployment at its start. A queue of another deployment is refused.
     pub owner: Owner,
     /// Maximum number of waiting messages over all shards; above it deliveries are refused with 503.
     pub depth_max: u64,

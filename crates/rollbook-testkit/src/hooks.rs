@@ -133,7 +133,7 @@ fn serve(state: &State, connection: TcpStream) {
     }
 }
 
-/// Reads a request with a `content-length`.
+/// Reads a request. Without a `content-length` it has no body.
 fn read(reader: &mut BufReader<TcpStream>) -> Option<HookRequest> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
@@ -144,7 +144,8 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<HookRequest> {
         let Some((name, value)) = header.trim_end().split_once(':') else { break };
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let length = headers.iter().find(|(name, _)| name == "content-length")?.1.parse().ok()?;
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let length = length.map_or(Some(0), |(_, value)| value.parse().ok())?;
     let mut body = vec![0; BODY_MAX.min(length)];
     reader.read_exact(&mut body).ok()?;
     Some(HookRequest { line: line.trim_end().to_owned(), headers, body })

@@ -31,6 +31,7 @@ pub struct Home {
     binary: PathBuf,
     folder: tempfile::TempDir,
     settings: Vec<(String, String)>,
+    unset: Vec<String>,
     /// Public address.
     pub listen: SocketAddr,
     /// Private (ops) address.
@@ -46,7 +47,7 @@ impl Home {
             (0..2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port")).collect();
         let address = |port: &TcpListener| port.local_addr().expect("an address");
         let (listen, ops) = (address(&ports[0]), address(&ports[1]));
-        Self { binary: binary.into(), folder, settings: Vec::new(), listen, ops }
+        Self { binary: binary.into(), folder, settings: Vec::new(), unset: Vec::new(), listen, ops }
     }
 
     /// Sets this environment variable at every start.
@@ -54,6 +55,18 @@ impl Home {
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.settings.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// Leaves out this environment variable at every start.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.unset.push(name.to_owned());
+        self
+    }
+
+    /// Returns the path of a file in the home's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Writes the configuration file `rollbook.toml`, which the processes read at their start.
@@ -92,6 +105,9 @@ impl Home {
             .env("ROLLBOOK_OPS_LISTEN", self.ops.to_string())
             .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
+        for name in &self.unset {
+            command.env_remove(name);
+        }
         command
     }
 

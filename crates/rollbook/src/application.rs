@@ -14,6 +14,7 @@ use rollbook_session::{Keys, Policy};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::live_secrets::LiveSecrets;
 use crate::wire::{self, ClerkApi};
 
 /// Part of the drain timeout that the API has at most: one of this many.
@@ -25,12 +26,13 @@ const DRAIN_SHARE: u32 = 20;
 /// A metric is registered already, or the settings of session tokens can't be used.
 pub(crate) fn api(
     config: &Config,
+    secrets: &LiveSecrets,
     store: Arc<dyn FullStore>,
     clock: Arc<dyn Clock>,
     source: Option<Arc<ClerkApi>>,
     registry: &Registry,
 ) -> anyhow::Result<Option<Api>> {
-    let Some(tokens) = config.settings.api_tokens.clone() else { return Ok(None) };
+    let Some(tokens) = secrets.api_tokens() else { return Ok(None) };
     // Streams end at once. This time is for clients that read slowly; the receiver and the worker need the rest.
     let defaults = Settings::default();
     let drain_timeout = defaults.drain_timeout.min(config.settings.drain_timeout / DRAIN_SHARE);
@@ -41,22 +43,22 @@ pub(crate) fn api(
         Arc::new(FromClerk { reconciler: reconciler.with_patience(Duration::ZERO) })
     });
     let ports = Ports { changes: store.clone(), rows: store.clone(), access: store, clock, refresh };
-    Ok(Some(Api::new(settings, tokens, sessions(config)?, ports, registry)?))
+    Ok(Some(Api::new(settings, tokens, sessions(config, secrets.jwt_keys())?, ports, registry)?))
 }
 
-/// Returns which session tokens are accepted; `None` without an issuer.
+/// Returns which session tokens are accepted, by these keys if any are given; `None` without an issuer.
 ///
 /// # Errors
 /// The settings do not fit together.
-pub(crate) fn sessions(config: &Config) -> anyhow::Result<Option<SessionSettings>> {
+pub(crate) fn sessions(config: &Config, fixed: Option<Keys>) -> anyhow::Result<Option<SessionSettings>> {
     let settings = &config.settings;
     let Some(issuer) = &settings.clerk_issuer else { return Ok(None) };
     let policy = match &settings.clerk_authorized_parties {
         None => Policy::for_any_party(issuer)?,
         Some(parties) => Policy::new(issuer, parties.clone())?,
     };
-    let keys = match (&settings.clerk_jwt_key, &settings.clerk_jwks_url) {
-        (Some(keys), _) => KeySource::Fixed(Keys::new(keys.clone())),
+    let keys = match (fixed, &settings.clerk_jwks_url) {
+        (Some(keys), _) => KeySource::Fixed(keys),
         (None, Some(url)) => KeySource::Jwks(url.clone()),
         (None, None) => KeySource::Jwks(JwksUrl::of_issuer(issuer)?),
     };

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::Registry;
+use rollbook_core::live::Live;
 use rollbook_core::retry::RetryPolicy;
+use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_forwarder::{ForwardSettings, Forwarder, HttpReceiver, Ports, Receiver};
 
 use crate::config::{Config, ForwardGroup};
+use crate::live_secrets::LiveSecrets;
 
 /// Creates the forwarder of this process; `None` if no forward is configured.
 ///
@@ -17,6 +20,7 @@ use crate::config::{Config, ForwardGroup};
 /// A metric is registered already.
 pub(crate) fn forwarder(
     config: &Config,
+    live: &LiveSecrets,
     store: Arc<dyn FullStore>,
     clock: &Arc<dyn Clock>,
     registry: &Registry,
@@ -26,7 +30,8 @@ pub(crate) fn forwarder(
     }
     let forward = |(name, group): (&String, &ForwardGroup)| {
         let receiver: Arc<dyn Receiver> = Arc::new(HttpReceiver::new(group.url.clone(), clock.clone()));
-        (settings(name, group), receiver)
+        let secrets = live.forward(name).unwrap_or_else(|| group.secret.clone().into());
+        (settings(name, group, secrets), receiver)
     };
     let forwards = config.forwards.iter().map(forward).collect();
     let ports = Ports { changes: store.clone(), forwards: store.clone(), rows: store, clock: clock.clone() };
@@ -43,10 +48,10 @@ pub(crate) fn connections_max(config: &Config) -> usize {
     config.forwards.values().map(|group| group.concurrency).sum()
 }
 
-fn settings(name: &str, group: &ForwardGroup) -> ForwardSettings {
+fn settings(name: &str, group: &ForwardGroup, secrets: Live<SigningSecrets>) -> ForwardSettings {
     ForwardSettings {
         name: name.to_owned(),
-        secrets: group.secret.clone(),
+        secrets,
         resources: group.resources.clone(),
         kinds: group.kinds.clone(),
         expand: group.expand,

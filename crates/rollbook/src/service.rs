@@ -19,6 +19,7 @@ use crate::audit::QueueAudit;
 use crate::config::Config;
 use crate::faces::Faces;
 use crate::forwards;
+use crate::live_secrets::LiveSecrets;
 use crate::receiver_calls::ReceiverCalls;
 use crate::reconciliation::{self, Reconciliation};
 use crate::startup::prepare_queue;
@@ -40,6 +41,7 @@ pub(crate) struct Service {
     pub(crate) api_listening: Option<SocketAddr>,
     /// Address of health and metrics.
     pub(crate) ops_listening: SocketAddr,
+    secrets: LiveSecrets,
     live: Vec<Component>,
     supervisor: Supervisor,
     stop_within: Duration,
@@ -56,7 +58,10 @@ impl Service {
         clock: Arc<dyn Clock>,
         registry: Registry,
     ) -> anyhow::Result<Self> {
-        let secrets = if faces.receiver { Some(config.signing_secrets()?) } else { None };
+        if faces.receiver {
+            config.signing_secrets()?;
+        }
+        let secrets = LiveSecrets::of(config);
         let public = ports.public.map(TcpListener::from_std).transpose()?;
         let ops_port = TcpListener::from_std(ports.ops)?;
         let listening = public.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -64,10 +69,10 @@ impl Service {
 
         let mut supervisor = Supervisor::default();
         let receiver_calls = Arc::new(ReceiverCalls::new(queue.producer.clone()));
-        if let Some((secrets, listener)) = secrets.zip(public) {
+        if let Some((signing, listener)) = secrets.signing().zip(public) {
             let settings = receiver_settings(config);
             let receiver =
-                Receiver::new(settings, secrets, receiver_calls.clone(), clock.clone(), &registry)?;
+                Receiver::new(settings, signing, receiver_calls.clone(), clock.clone(), &registry)?;
             let producer = queue.producer.clone();
             supervisor.start("queue set-up", |stop| async move {
                 prepare_queue(producer, stop).await;
@@ -81,8 +86,8 @@ impl Service {
             None => None,
         };
         let api = applied.clone().zip(ports.api);
-        let api_listening = start_api(config, &mut supervisor, api, &clock, source, &registry)?;
-        start_forwards(config, &mut supervisor, applied.clone(), &clock, &registry)?;
+        let api_listening = start_api(config, &secrets, &mut supervisor, api, &clock, source, &registry)?;
+        start_forwards(config, &secrets, &mut supervisor, applied.clone(), &clock, &registry)?;
         let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
         let (mut live, mut applying) = (Vec::new(), None);
         if let Some(store) = applied {
@@ -116,7 +121,12 @@ impl Service {
         supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
         let stop_delay = if faces.receiver { config.settings.stop_delay } else { Duration::ZERO };
         let stop_within = stop_delay + config.settings.drain_timeout;
-        Ok(Self { listening, api_listening, ops_listening, live, supervisor, stop_within })
+        Ok(Self { listening, api_listening, ops_listening, secrets, live, supervisor, stop_within })
+    }
+
+    /// Returns the secrets in use, for a reload.
+    pub(crate) fn secrets(&self) -> LiveSecrets {
+        self.secrets.clone()
     }
 
     /// Runs a background task until the stop.
@@ -172,6 +182,7 @@ fn start_reconciliation(
 /// Starts the API, if it has a store and a port. Returns its address.
 fn start_api(
     config: &Config,
+    secrets: &LiveSecrets,
     supervisor: &mut Supervisor,
     parts: Option<(Arc<dyn FullStore>, std::net::TcpListener)>,
     clock: &Arc<dyn Clock>,
@@ -179,7 +190,7 @@ fn start_api(
     registry: &Registry,
 ) -> anyhow::Result<Option<SocketAddr>> {
     let Some((store, listener)) = parts else { return Ok(None) };
-    let Some(api) = application::api(config, store, clock.clone(), source, registry)? else {
+    let Some(api) = application::api(config, secrets, store, clock.clone(), source, registry)? else {
         return Ok(None);
     };
     let listener = TcpListener::from_std(listener)?;
@@ -194,13 +205,14 @@ fn start_api(
 /// Starts the forwards, if any are configured.
 fn start_forwards(
     config: &Config,
+    secrets: &LiveSecrets,
     supervisor: &mut Supervisor,
     store: Option<Arc<dyn FullStore>>,
     clock: &Arc<dyn Clock>,
     registry: &Registry,
 ) -> anyhow::Result<()> {
     let Some(store) = store else { return Ok(()) };
-    if let Some(forwarder) = forwards::forwarder(config, store, clock, registry)? {
+    if let Some(forwarder) = forwards::forwarder(config, secrets, store, clock, registry)? {
         supervisor.start("forwarder", |stop| async move {
             forwarder.run(stop).await;
             Ok(())

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first requests a stop, the second ends the process at once.
+//! SIGTERM and SIGINT: the first requests a stop, the second ends the process at once. SIGHUP requests a reload.
 
 use std::io;
 
@@ -39,6 +39,24 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Listener for SIGHUP, from its creation on. Without one the signal ends the process.
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    /// Starts to listen.
+    pub(crate) fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for the next signal. Several that came meanwhile count as one.
+    pub(crate) async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            // No further signal can come.
+            std::future::pending::<()>().await;
         }
     }
 }

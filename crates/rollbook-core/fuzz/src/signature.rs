@@ -125,7 +125,7 @@ fn ours(request: &Request) -> Verdict {
     let judged = SignedHeaders::read(pairs)
         .and_then(|headers| verify(&SECRETS, &headers, &request.body, now, tolerance));
     match judged {
-        Ok(skew) => Verdict::Genuine(skew),
+        Ok(genuine) => Verdict::Genuine(genuine.ahead_millis),
         Err(VerifyError::TooOld) => Verdict::TooOld,
         Err(VerifyError::TooNew) => Verdict::TooNew,
         Err(VerifyError::NoMatch) => Verdict::NoMatch,

@@ -93,7 +93,11 @@ fn every_configured_secret_is_tried() {
     let headers = SignedHeaders::read(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
     let headers = headers.expect("good headers");
     let now = Timestamp::from_seconds(SECONDS);
-    assert!(verify(&both, &headers, BODY, now, TOLERANCE).is_ok());
+    let verified = verify(&both, &headers, BODY, now, TOLERANCE).expect("a genuine delivery");
+    assert_eq!(
+        [0, 1, 2, SECRETS_MAX].map(|position| verified.matches(position)),
+        [false, true, false, false]
+    );
     assert_eq!(verify(&secrets(OTHER_SECRET), &headers, BODY, now, TOLERANCE), Err(VerifyError::NoMatch));
 }
 

@@ -22,7 +22,7 @@ async fn send(server: &HookServer, secrets: &str, requests: usize, is_over: fn(u
     let url = ForwardUrl::parse(&server.url("/hooks?team=1")).expect("a URL");
     let receiver: Arc<dyn Receiver> = Arc::new(HttpReceiver::new(url, clock.clone()));
     let mut settings = ForwardSettings {
-        secrets: SigningSecrets::parse(secrets).expect("secrets"),
+        secrets: SigningSecrets::parse(secrets).expect("secrets").into(),
         timeout: Duration::from_millis(500),
         ..settings()
     };

@@ -137,7 +137,7 @@ pub(crate) const fn refused(status: u16) -> Verdict {
 pub(crate) fn settings() -> ForwardSettings {
     ForwardSettings {
         name: NAME.to_owned(),
-        secrets: SigningSecrets::parse(SECRET).expect("a secret"),
+        secrets: SigningSecrets::parse(SECRET).expect("a secret").into(),
         resources: Vec::new(),
         kinds: Vec::new(),
         expand: false,

@@ -38,6 +38,7 @@ pub(crate) const STEPS: &[Step] = &[
     step!("0010_reconcile", expands: true),
     step!("0012_changes", expands: true),
     step!("0013_forwards", expands: true),
+    step!("0015_permissions", expands: true),
     step!("0016_generations", expands: true),
 ];
 

@@ -1,6 +1,7 @@
 //! Tests of the Postgres engine: the conformance suite of the store, and tests about servers.
 
 mod application;
+mod authorizing;
 mod bouncer;
 mod cascades;
 mod concurrency;

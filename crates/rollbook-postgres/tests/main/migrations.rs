@@ -26,6 +26,7 @@ pub(crate) const ALL: [&str; 11] = [
     "0010_reconcile",
     "0012_changes",
     "0013_forwards",
+    "0015_permissions",
     "0016_generations",
 ];
 

@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use redis::{Cmd, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::live::Live;
 use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, DeadLetterSums, Discard,
@@ -50,6 +51,7 @@ use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::id;
+use crate::owner::Owner;
 use crate::pool::Options;
 use crate::scripts::Scripts;
 use crate::servers::Servers;
@@ -65,6 +67,8 @@ const BATCH_MAX: usize = 1_000;
 /// Queue in Redis.
 pub struct RedisQueue {
     settings: RedisSettings,
+    /// Identity of this deployment: that of the settings, and the secrets since.
+    owner: Live<Owner>,
     due_times: ClockSource,
     scripts: Arc<Scripts>,
     servers: Servers,
@@ -131,6 +135,7 @@ impl RedisQueue {
         let shard =
             |(index, keys)| Shard { index, keys, epoch: Mutex::new(None), idle: idle::Idle::default() };
         Ok(Self {
+            owner: Live::new(settings.owner.clone()),
             settings: RedisSettings { shards, ..settings },
             due_times,
             scripts: Arc::new(Scripts::new()),
@@ -227,6 +232,10 @@ impl Producer for RedisQueue {
 
     async fn prepare(&self) -> Result<(), QueueError> {
         self.store_owner().await
+    }
+
+    fn note_secrets(&self, fingerprints: &[String]) {
+        self.owner.replace(self.owner.current().with_secrets(fingerprints));
     }
 
     async fn probe(&self) -> Result<bool, QueueError> {

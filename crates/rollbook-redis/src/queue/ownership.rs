@@ -90,10 +90,11 @@ impl RedisQueue {
                 owner => owner?,
             };
             if let Some(owner) = owner {
-                let is_other = self.settings.owner.claim(&Owner::parse(&owner)) == Claim::Other;
+                let ours = self.owner.current();
+                let is_other = ours.claim(&Owner::parse(&owner)) == Claim::Other;
                 let refusal =
                     is_other.then(|| self.belongs_to_another(shard, &Owner::parse(&owner)).to_string());
-                let is_unverified = self.settings.owner == Owner::default();
+                let is_unverified = *ours == Owner::default();
                 return Ok(Ownership { keys, owner: Some(owner), refusal, is_unverified });
             }
         }

@@ -45,7 +45,7 @@ impl RedisQueue {
         let script = &self.scripts.set_up;
         let mut command = self.command(script, &shard.keys);
         let ours = format!("{:016x}", fastrand::u64(..));
-        command.arg(FORMAT).arg(self.settings.shards).arg(ours).arg(self.settings.owner.to_string());
+        command.arg(FORMAT).arg(self.settings.shards).arg(ours).arg(self.owner.current().to_string());
         let call = Call { command: &command, script: Some(script), confirm: false };
         let answer = self.servers.call(shard.index, &call).await?;
         let found = ShardMeta::read(self.read_answer(answer.value)?);
@@ -82,7 +82,7 @@ impl RedisQueue {
         command.arg(shard.keys.meta()).arg(&ShardMeta::FIELDS);
         let found = ShardMeta::read(self.command_on(shard, &command).await?);
         let Some(found) = found.filter(|found| found.owner != Owner::default()) else { return Ok(()) };
-        if matches!(self.settings.owner.claim(&found.owner), Claim::Same) {
+        if matches!(self.owner.current().claim(&found.owner), Claim::Same) {
             return Ok(());
         }
         self.set_up(shard).await
@@ -110,8 +110,9 @@ impl RedisQueue {
                 self.settings.shards
             )));
         }
-        let is_unclaimed = owner == Owner::default() && self.settings.owner != Owner::default();
-        let add = match self.settings.owner.claim(&owner) {
+        let ours = self.owner.current();
+        let is_unclaimed = owner == Owner::default() && *ours != Owner::default();
+        let add = match ours.claim(&owner) {
             Claim::Same => None,
             Claim::Add(owner) => Some(owner),
             Claim::Other => return Err(self.belongs_to_another(shard, &owner)),
@@ -130,7 +131,7 @@ impl RedisQueue {
              secrets or the Clerk instance were replaced: redis-cli HDEL '{}' owner, for each shard",
             self.address(),
             self.settings.key_prefix,
-            self.settings.owner,
+            self.owner.current(),
             shard.keys.meta()
         ))
     }

@@ -7,6 +7,7 @@
 
 #![expect(clippy::missing_panics_doc, reason = "for tests: any failure is a panic")]
 
+pub mod caddy;
 pub mod certificates;
 pub mod nginx;
 pub mod pgbouncer;

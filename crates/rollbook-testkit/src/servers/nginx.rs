@@ -37,15 +37,14 @@ impl Nginx {
         Self::with(&tls, " ssl http2", &format!("default_type application/json;\nreturn 200 '{body}';")).await
     }
 
-    async fn with(http: &str, listen: &str, location: &str) -> Self {
+    /// Starts nginx with these settings of its block `http`, and waits until it answers at `address`, where they let it listen.
+    pub async fn configured(http: &str, address: SocketAddr) -> Self {
         let folder = new_folder("rollbook-nginx-");
-        let (port, here) = (free_port(), folder.display());
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let here = folder.display();
         let settings = format!(
             "daemon off;\nmaster_process off;\npid {here}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n\
              client_body_temp_path {here}/body;\nproxy_temp_path {here}/proxy;\nfastcgi_temp_path {here}/fastcgi;\n\
-             uwsgi_temp_path {here}/uwsgi;\nscgi_temp_path {here}/scgi;\n{http}\n\
-             server {{ listen {address}{listen}; location / {{\n{location}\n}} }}\n}}\n"
+             uwsgi_temp_path {here}/uwsgi;\nscgi_temp_path {here}/scgi;\n{http}\n}}\n"
         );
         let file = folder.join("nginx.conf");
         std::fs::write(&file, settings).expect("a written file");
@@ -56,5 +55,11 @@ impl Nginx {
         let guard = Guard::start(folder, &command);
         guard.until_it_answers("nginx answers", || TcpStream::connect(address).is_ok()).await;
         Self { _guard: guard, address }
+    }
+
+    async fn with(http: &str, listen: &str, location: &str) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let server = format!("server {{ listen {address}{listen}; location / {{\n{location}\n}} }}");
+        Self::configured(&format!("{http}\n{server}"), address).await
     }
 }

@@ -8,7 +8,7 @@ mod doctor;
 mod erase;
 mod explain;
 mod forwards;
-mod healthcheck;
+pub(crate) mod healthcheck;
 mod migrate;
 mod ready;
 mod reconcile;
@@ -33,13 +33,11 @@ use crate::{logging, output};
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { settings, command } = cli;
     match command {
-        Command::Serve(arguments) => serve::run(load(&settings)?, Faces::ALL, &arguments),
+        Command::Serve(arguments) => serve::run(settings, Faces::ALL, &arguments),
         Command::Receive(arguments) => {
-            serve::run(load(&settings)?, Faces { receiver: true, worker: false }, &arguments)
+            serve::run(settings, Faces { receiver: true, worker: false }, &arguments)
         }
-        Command::Work(arguments) => {
-            serve::run(load(&settings)?, Faces { receiver: false, worker: true }, &arguments)
-        }
+        Command::Work(arguments) => serve::run(settings, Faces { receiver: false, worker: true }, &arguments),
         Command::Demo(arguments) => demo::run(settings, &arguments),
         Command::Send(arguments) => send::run(&load(&settings)?, &arguments),
         Command::Migrate(arguments) => migrate::run(&load(&settings)?, &arguments),

@@ -6,15 +6,17 @@ use prometheus::Registry;
 use rollbook_core::weakness::Weakness;
 use tokio_util::sync::CancellationToken;
 
-use super::on_all_cores;
+use super::{load, on_all_cores};
 use crate::cli::Start;
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
 use crate::faces::Faces;
 use crate::file_modes;
+use crate::flags::SettingFlags;
 use crate::forwards;
+use crate::reload::{ReadAll, Reloader};
 use crate::service::Service;
-use crate::signals::Signals;
+use crate::signals::{Hangups, Signals};
 use crate::stage::Stage;
 use crate::startup;
 use crate::startup_ports::{Ports, StartupServer};
@@ -25,17 +27,19 @@ use crate::wire::{self, Component};
 pub(super) const OTHER_FILES: u64 = 256;
 
 /// Serves until a signal.
-pub(crate) fn run(mut config: Config, faces: Faces, arguments: &Start) -> anyhow::Result<()> {
+pub(crate) fn run(settings: SettingFlags, faces: Faces, arguments: &Start) -> anyhow::Result<()> {
+    let mut config = load(&settings)?;
     if faces.receiver {
         config.signing_secrets()?;
     }
     raise_file_limit(&mut config);
-    on_all_cores(serve(Arc::new(config), faces, arguments.migrate))
+    let read_all: ReadAll = Arc::new(move || Config::load(&settings.sources()));
+    on_all_cores(serve(Arc::new(config), read_all, faces, arguments.migrate))
 }
 
-async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Result<()> {
+async fn serve(config: Arc<Config>, read_all: ReadAll, faces: Faces, migrate: bool) -> anyhow::Result<()> {
     // Signals are handled before anything starts: a signal during the start stops the process in order too.
-    let signals = Signals::listen()?;
+    let (signals, hangups) = (Signals::listen()?, Hangups::listen()?);
     let clock = Arc::new(SystemClock);
     tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
     // Checked before a port is bound: a missing secret is a wrong configuration.
@@ -58,9 +62,13 @@ async fn serve(config: Arc<Config>, faces: Faces, migrate: bool) -> anyhow::Resu
     for Weakness { what, fix } in file_modes::weaknesses(&config, used) {
         tracing::warn!(fix, "{what}");
     }
-    let mut service =
-        Service::start(&config, faces, ports, &opened.queue, opened.store, clock, Registry::new())?;
+    let registry = Registry::new();
+    let (queue, store) = (&opened.queue, opened.store);
+    let mut service = Service::start(&config, faces, ports, queue, store, clock, registry.clone())?;
     log_addresses(&config, faces, &service);
+    let (secrets, producer) = (service.secrets(), queue.producer.clone());
+    let reloader = Reloader::new(Arc::clone(&config), read_all, secrets, producer, &registry)?;
+    service.run_in_background("reload", |stop| reloader.run(hangups, stop));
     service.run_in_background("durability watch", |stop| opened.watch.run(stop));
     if opened.migrate_later {
         service.run_in_background("migration", |stop| startup::migrate_later(config, stop));

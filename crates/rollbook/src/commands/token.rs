@@ -12,7 +12,7 @@ use rollbook_api::{KeySource, SessionSettings, fetch_keys};
 use rollbook_core::time::Clock as _;
 use rollbook_session::limits::{COOKIE_BYTES_MAX, TOKEN_BYTES_RANGE};
 use rollbook_session::unverified::Unverified;
-use rollbook_session::{Refusal, Verdict, Version, Weights, verify, weigh};
+use rollbook_session::{KeySet, Refusal, Verdict, Version, Weights, verify, weigh};
 use serde_json::{Value, json};
 
 use super::on_all_cores;
@@ -20,6 +20,7 @@ use crate::application;
 use crate::cli::{Output, TokenCommand};
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::live_secrets::LiveSecrets;
 use crate::output::{Table, harmless_lines, print, print_json};
 
 /// Maximum time for the keys of the issuer.
@@ -52,7 +53,7 @@ struct Inspected {
 pub(crate) fn run(config: &Config, command: &TokenCommand) -> anyhow::Result<()> {
     let TokenCommand::Inspect { output } = command;
     let token = read(io::stdin().lock())?;
-    let sessions = application::sessions(config)?;
+    let sessions = application::sessions(config, LiveSecrets::of(config).jwt_keys())?;
     let inspected = on_all_cores(async { inspect(&token, sessions).await })?;
     match output {
         Output::Json => print_json(&inspected.json())?,
@@ -113,7 +114,7 @@ async fn accepted(token: &str, sessions: Option<SessionSettings>) -> Check {
         );
     };
     let (keys, origin) = match keys {
-        KeySource::Fixed(keys) => (keys.current(), "clerk_jwt_key".to_owned()),
+        KeySource::Fixed(keys) => (KeySet::clone(&keys.current()), "clerk_jwt_key".to_owned()),
         KeySource::Jwks(url) => match fetch_keys(&url, FETCH_TIMEOUT).await {
             Ok(keys) => (Arc::new(keys), url.server().to_owned()),
             Err(why) => return skipped(format!("not verified: the keys can't be fetched: {why}")),

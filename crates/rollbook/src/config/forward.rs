@@ -35,7 +35,7 @@ settings! {
                 "URL that gets a POST for each change",
                 must(Any, "https://, or allow_http = \"yes\"", |s, _| s.allow_http || !s.url.is_plaintext(),
                     "begins with http:// and is not on this machine: changes would cross the network without encryption");
-            secret: SigningSecrets = secret(signing_secrets).such_as("/run/secrets/…"),
+            secret: SigningSecrets = secret(signing_secrets).such_as("/run/secrets/…").live(),
                 "one or more whsec_…, separated by commas or spaces; each request is signed with all, so that a secret can be rotated";
             resources: Vec<&'static Resource> = text(resources).or("all"),
                 "tables of the changes that are sent, separated by commas, or all";

@@ -22,6 +22,9 @@ against it (`UPDATE=1 cargo test -p rollbook reference` writes it anew).
   a machine reads its process list.
 - Where a setting says *or a file*, the name with `_FILE` (in the file: `_file`) gives the path of a file that holds the value.
   Both at once are refused.
+- Where a setting says *without a restart*, a running process takes a changed value into use: it reads the file that holds the
+  value every 10 s, and everything on SIGHUP. A value that can't be read or is wrong changes nothing. All other settings
+  are read at the start. [Keys](RUNBOOK.md#keys) has the steps.
 - An unknown `ROLLBOOK_…` and an unknown key are refused, and so is an empty value. All problems are reported together,
   before a port is bound; exit code 2.
 - A duration is a whole number and `ms`, `s`, `m`, `h` or `d`. A size is a whole number of bytes, or of `KiB`, `MiB`, `GiB`.
@@ -64,7 +67,8 @@ fn group_facts(setting: &About) -> String {
     } else {
         String::new()
     };
-    let mut facts = format!("- default: {default}\n- value: {}\n{file}", form(&setting.kind));
+    let mut facts =
+        format!("- default: {default}\n- value: {}\n{file}{}", form(&setting.kind), change(setting));
     for relation in ForwardGroup::relations().iter().filter(|relation| relation.setting.key == setting.key) {
         let _ = writeln!(facts, "- must be: {}", relation.fix);
     }
@@ -79,8 +83,12 @@ fn facts(setting: &About) -> String {
     }
     names.push(setting.flag().map_or_else(|| "no flag".to_owned(), |flag| format!("flag `{flag}`")));
     let default = setting.default.map_or_else(|| "not set".to_owned(), |default| format!("`{default}`"));
-    let mut facts =
-        format!("- default: {default}\n- value: {}\n- {}\n", form(&setting.kind), names.join(", "));
+    let mut facts = format!(
+        "- default: {default}\n- value: {}\n- {}\n{}",
+        form(&setting.kind),
+        names.join(", "),
+        change(setting)
+    );
     for relation in Settings::relations().iter().filter(|relation| relation.setting.key == setting.key) {
         let scope = match relation.scope {
             Scope::Any => "",
@@ -90,6 +98,11 @@ fn facts(setting: &About) -> String {
         let _ = writeln!(facts, "- must be: {scope}{}", relation.fix);
     }
     facts
+}
+
+/// Returns the line about a change of the value while a process runs; empty if it needs a restart.
+const fn change(setting: &About) -> &'static str {
+    if setting.is_live { "- a change takes effect without a restart\n" } else { "" }
 }
 
 fn form(kind: &Kind) -> String {

@@ -39,6 +39,8 @@ pub(crate) struct About {
     pub(crate) example: &'static str,
     /// Meaning, in one line.
     pub(crate) help: &'static str,
+    /// Whether a running process takes a changed value into use. The others need a restart.
+    pub(crate) is_live: bool,
     /// Whether Clerk's or other programs use the name too. Then it has no prefix in the environment.
     is_shared: bool,
 }
@@ -197,6 +199,7 @@ impl<T: 'static> Setting<T> {
             default: None,
             example: "",
             help: "",
+            is_live: false,
             is_shared: false,
         };
         Self { about, parse: Box::new(parse), unset: None }
@@ -222,6 +225,12 @@ impl<T: 'static> Setting<T> {
     /// Sets the text that the sample file shows for a setting that a source must give.
     pub(super) fn such_as(mut self, example: &'static str) -> Self {
         self.about.example = example;
+        self
+    }
+
+    /// Lets a running process take a changed value into use: see `live_secrets.rs`.
+    pub(super) fn live(mut self) -> Self {
+        self.about.is_live = true;
         self
     }
 

@@ -88,7 +88,7 @@ settings! {
     Settings {
         ("What and where", "What a deployment decides.") => {
             clerk_webhook_signing_secret: Option<SigningSecrets> =
-                secret(signing_secrets).optional("/run/secrets/…").shared(),
+                secret(signing_secrets).optional("/run/secrets/…").shared().live(),
                 "one or more whsec_…, separated by commas or spaces; all are tried, so that a secret can be rotated";
             data_dir: PathBuf = folder().or("./rollbook-data"),
                 "folder of queue.db and store.db, the embedded default";
@@ -164,13 +164,13 @@ settings! {
                 must(Any, "another port than those of listen and ops_listen",
                     |s, _| s.api_listen.is_none_or(|api| api.port() == 0 || ![s.listen, s.ops_listen].contains(&api)),
                     "is the same address as listen or ops_listen");
-            api_tokens: Option<Tokens> = secret(api_tokens).optional("/run/secrets/…"),
+            api_tokens: Option<Tokens> = secret(api_tokens).optional("/run/secrets/…").live(),
                 "one or more bearer tokens of 32 to 512 characters, separated by commas or white space; all are valid, so that a token can be rotated";
         }
         ("Session tokens", "Which of Clerk's session tokens the API accepts: see [API.md](API.md#session-tokens).") => {
             clerk_issuer: Option<String> = text(issuer).optional("https://clerk.example.com").shared(),
                 "issuer of session tokens: the instance's Frontend API URL; without it the API accepts no session token";
-            clerk_jwt_key: Option<KeySet> = secret(jwt_key).optional("/run/secrets/…").shared(),
+            clerk_jwt_key: Option<KeySet> = secret(jwt_key).optional("/run/secrets/…").shared().live(),
                 "public key of the instance as PEM; without it the keys are fetched from the issuer every 5 minutes",
                 must(Any, "left out, or clerk_issuer set",
                     |s, _| s.clerk_jwt_key.is_none() || s.clerk_issuer.is_some(),

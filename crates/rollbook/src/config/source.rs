@@ -111,6 +111,17 @@ impl Values {
     }
 }
 
+/// Returns the content of a file that was read before; `None` if it can be read only once, such as a pipe.
+///
+/// # Errors
+/// The file can't be read, or is empty or too long. The text has the path, and nothing of the content.
+pub(super) fn content_again(path: &Path) -> Result<Option<String>, String> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Ok(None),
+        _ => content(path).map(Some),
+    }
+}
+
 /// Returns the content of a file, without white space around it.
 fn content(path: &Path) -> Result<String, String> {
     let name = path.display().to_string();

@@ -17,6 +17,7 @@ mod machine;
 mod notices;
 mod parts;
 mod refusals;
+mod rotation;
 mod running;
 mod samples;
 mod send;

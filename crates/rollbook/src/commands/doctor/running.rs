@@ -11,7 +11,7 @@ use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::machine::judge_skew;
 use super::samples::{LAST_DELIVERY, sample, timestamp};
 use super::{ASK_TIMEOUT, Needs};
-use super::{application, refusals};
+use super::{application, refusals, rotation};
 use crate::commands::healthcheck::reachable;
 use crate::config::Config;
 
@@ -40,6 +40,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
         Ok(metrics) if metrics.is_success() => {
             findings.push(deliveries(needs, &metrics.body, clock.now()));
             findings.extend(application::sequencer(config, &metrics.body));
+            findings.extend(rotation::finding(config, needs, &metrics.body));
             findings.extend(refusals::findings(&metrics.body));
             findings.extend(senders_clock(&metrics.body, config.settings.tolerance));
         }

@@ -7,6 +7,7 @@ use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs};
 use crate::application;
 use crate::config::Config;
+use crate::live_secrets::LiveSecrets;
 
 const KEYS: &str = "session_keys";
 const PARTIES: &str = "session_parties";
@@ -16,7 +17,7 @@ pub(super) async fn tokens(config: &Config, needs: &Needs) -> Findings {
     if !needs.worker || config.settings.api_listen.is_none() {
         return Vec::new();
     }
-    let sessions = match application::sessions(config) {
+    let sessions = match application::sessions(config, LiveSecrets::of(config).jwt_keys()) {
         Ok(Some(sessions)) => sessions,
         Ok(None) => {
             return vec![skipped(KEYS, "off: clerk_issuer is not set, so the API accepts no session token")];

@@ -1,0 +1,249 @@
+//! Reload: takes changed secrets into use while the process runs.
+//!
+//! Constraints:
+//!
+//! * Files that hold a live secret (`…_FILE`) are read every [`EVERY`]. Everything is read on SIGHUP, and again until that succeeds.
+//! * A file or a configuration that can't be read or is wrong changes nothing: the secrets from before stay in use. The log
+//!   says so once for each reason, and a metric shows it until it is over.
+//! * A file that is being written is not used: a change in a file counts if a second reading finds the same.
+//! * No secret is in a log line. Settings that need a restart are named in the log after SIGHUP.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use rollbook_core::queue::Producer;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Difference, Problems, Settings};
+use crate::live_secrets::{LiveSecrets, Replacement};
+use crate::signals::Hangups;
+
+/// Time between two readings of the files.
+const EVERY: Duration = Duration::from_secs(10);
+/// Pause between the two readings that must agree.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Maximum time for the queue to store new signing secrets. After a failure it is asked again at the next reading.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Name in the log for everything that SIGHUP reads.
+const CONFIGURATION: &str = "configuration";
+
+/// Outcomes of the metric.
+const OUTCOMES: [&str; 2] = ["replaced", "failed"];
+
+/// Reads the whole configuration again.
+pub(crate) type ReadAll = Arc<dyn Fn() -> Result<Config, Problems> + Send + Sync>;
+
+/// Reloads the secrets of a process.
+pub(crate) struct Reloader {
+    /// Configuration as it was read last.
+    config: Arc<Config>,
+    /// Configuration of the start, which all settings but the live secrets have.
+    started: Arc<Config>,
+    read_all: ReadAll,
+    live: LiveSecrets,
+    queue: Arc<dyn Producer>,
+    metrics: Metrics,
+    /// Text of each problem that lasts, by the key of its setting.
+    failing: BTreeMap<String, String>,
+    /// Keys of settings that were reported to need a restart.
+    restart_reported: BTreeSet<String>,
+    /// Whether SIGHUP asked for a reading that has not succeeded yet.
+    is_reload_due: bool,
+    /// Whether the queue does not know all signing secrets yet.
+    is_queue_due: bool,
+}
+
+/// Metrics of reloads.
+struct Metrics {
+    reloads: IntCounterVec,
+    failing: IntGauge,
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let help = "Reloads of secrets, by outcome: replaced by others, or failed because a file or the configuration can't be used.";
+        let reloads = IntCounterVec::new(Opts::new("rollbook_secret_reloads_total", help), &["outcome"])?;
+        for outcome in OUTCOMES {
+            reloads.with_label_values(&[outcome]);
+        }
+        let help = "Settings whose file or value can't be used now: the secrets from before are in use.";
+        let failing = IntGauge::new("rollbook_secret_reload_failing", help)?;
+        registry.register(Box::new(reloads.clone()))?;
+        registry.register(Box::new(failing.clone()))?;
+        Ok(Self { reloads, failing })
+    }
+
+    fn count(&self, outcome: &str) {
+        self.reloads.with_label_values(&[outcome]).inc();
+    }
+}
+
+impl Reloader {
+    /// Creates the reloader of a process that uses these secrets of this configuration.
+    ///
+    /// # Errors
+    /// A metric is registered already.
+    pub(crate) fn new(
+        config: Arc<Config>,
+        read_all: ReadAll,
+        live: LiveSecrets,
+        queue: Arc<dyn Producer>,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            started: Arc::clone(&config),
+            config,
+            read_all,
+            live,
+            queue,
+            metrics: Metrics::new(registry)?,
+            failing: BTreeMap::new(),
+            restart_reported: BTreeSet::new(),
+            is_reload_due: false,
+            is_queue_due: false,
+        })
+    }
+
+    /// Runs until `stop`.
+    pub(crate) async fn run(mut self, mut hangups: Hangups, stop: CancellationToken) {
+        let reloading = async {
+            loop {
+                tokio::select! {
+                    () = hangups.next() => {
+                        tracing::info!("SIGHUP: reading the configuration again");
+                        self.is_reload_due = true;
+                    }
+                    () = sleep(EVERY) => {}
+                }
+                let problems = if self.is_reload_due { self.reload().await } else { self.reread().await };
+                if let Some(problems) = problems {
+                    self.note_problems(problems);
+                }
+                self.tell_queue().await;
+            }
+        };
+        stop.run_until_cancelled(reloading).await;
+    }
+
+    /// Reads everything again. After a failure this is due again. Returns the problems by the key of their setting; `None`
+    /// if nothing was read.
+    async fn reload(&mut self) -> Option<BTreeMap<String, String>> {
+        let read_all = Arc::clone(&self.read_all);
+        match in_thread(move || read_all()).await? {
+            Ok(config) => {
+                self.is_reload_due = false;
+                self.adopt(config);
+                self.report_restarts();
+                Some(BTreeMap::new())
+            }
+            Err(wrong) => {
+                // Each file is judged alone: a wrong one keeps no other one from being used.
+                let mut problems = self.reread().await.unwrap_or_default();
+                problems.insert(CONFIGURATION.to_owned(), wrong.to_string().replace('\n', "; "));
+                Some(problems)
+            }
+        }
+    }
+
+    /// Reads the files again. A change counts if a second reading agrees. Returns the problems; `None` if nothing was read
+    /// that counts.
+    async fn reread(&mut self) -> Option<BTreeMap<String, String>> {
+        let (config, again) = (Arc::clone(&self.config), Arc::clone(&self.config));
+        let mut reread = in_thread(move || config.reread()).await?;
+        if !reread.is_quiet() {
+            sleep(SETTLE).await;
+            let second = in_thread(move || again.reread()).await?;
+            if !second.agrees_with(&reread) {
+                return None;
+            }
+            reread = second;
+        }
+        if let Some(config) = reread.config {
+            self.adopt(config);
+        }
+        Some(reread.problems.into_iter().map(|problem| (problem.name.clone(), problem.to_string())).collect())
+    }
+
+    /// Takes the secrets of a configuration into use, as far as they differ.
+    fn adopt(&mut self, config: Config) {
+        let config = Arc::new(config);
+        for Difference { key, is_live } in self.config.differences(&config) {
+            if !is_live {
+                continue;
+            }
+            if let Replacement::Replaced(secrets) = self.live.replace(&key, &config) {
+                tracing::info!(setting = key, secrets, "the secrets were replaced");
+                self.metrics.count("replaced");
+                self.note_for_queue(&key, &config);
+            }
+        }
+        self.config = config;
+    }
+
+    /// Notes new signing secrets for the queue.
+    fn note_for_queue(&mut self, key: &str, config: &Config) {
+        let secrets = config.settings.clerk_webhook_signing_secret.as_ref();
+        if let Some(secrets) = secrets.filter(|_| key == Settings::clerk_webhook_signing_secret().about.key) {
+            self.queue.note_secrets(&secrets.fingerprints());
+            self.is_queue_due = true;
+        }
+    }
+
+    /// Lets the queue store that the new secrets are this deployment's, so that a process which starts with them alone is
+    /// not refused.
+    async fn tell_queue(&mut self) {
+        if self.is_queue_due
+            && let Ok(Ok(())) = tokio::time::timeout(QUEUE_TIMEOUT, self.queue.prepare()).await
+        {
+            self.is_queue_due = false;
+        }
+    }
+
+    /// Notes the problems of a reading, by the key of the setting. All others are over.
+    fn note_problems(&mut self, problems: BTreeMap<String, String>) {
+        for setting in self.failing.keys().filter(|key| !problems.contains_key(*key)) {
+            tracing::info!(setting, "the secrets can be reloaded again");
+        }
+        for (setting, problem) in &problems {
+            if self.failing.get(setting) != Some(problem) {
+                tracing::warn!(setting, "not reloaded, the secrets from before are in use: {problem}");
+            }
+        }
+        if !problems.is_empty() {
+            self.metrics.count("failed");
+        }
+        self.metrics.failing.set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
+        self.failing = problems;
+    }
+
+    /// Logs which settings differ from those in use and need a restart.
+    fn report_restarts(&mut self) {
+        let differences = self.started.differences(&self.config).into_iter();
+        let is_in_use =
+            |one: &Difference| one.is_live && self.live.has(&one.key) && self.config.has(&one.key);
+        let keys: BTreeSet<String> = differences.filter(|one| !is_in_use(one)).map(|one| one.key).collect();
+        if !keys.is_empty() && keys != self.restart_reported {
+            let settings = keys.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            tracing::warn!(settings, "these settings have changed and need a restart of the process");
+        }
+        self.restart_reported = keys;
+    }
+}
+
+/// Runs `read` in a thread of its own: a file system that does not answer keeps neither the service nor its end waiting.
+async fn in_thread<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("reload".to_owned());
+    // An error means that nobody waits any more.
+    let started = thread.spawn(move || drop(sender.send(read())));
+    if let Err(error) = started {
+        tracing::warn!(%error, "the secrets can't be read again now: no thread");
+        return None;
+    }
+    receiver.await.ok()
+}

@@ -1,0 +1,186 @@
+//! The configurations of `ops/ACCESS.md` in front of the real binary, with real tokens: nginx and Caddy let in only requests
+//! that `/v1/authorize` allows, and the application sees only headers that they have set.
+
+mod typescript;
+
+use std::net::SocketAddr;
+
+use rollbook_core::time::Clock as _;
+use rollbook_testkit::clock::WallClock;
+use rollbook_testkit::hooks::{HookAnswer, HookRequest, HookServer};
+use rollbook_testkit::process::{Home, Process};
+use rollbook_testkit::servers::caddy::Caddy;
+use rollbook_testkit::servers::free_port;
+use rollbook_testkit::servers::nginx::Nginx;
+use rollbook_testkit::tokens::{ISSUER, PARTY, Signer, claims, member_claims};
+use serde_json::{Value, json};
+
+use crate::architecture::root;
+use crate::crashes::BINARY;
+use crate::raw_http::{exchange, status};
+
+const HEADERS: [&str; 4] =
+    ["x-user-id", "x-organization-id", "x-organization-role", "x-organization-permissions"];
+
+fn now() -> i64 {
+    WallClock.now().as_millis() / 1000
+}
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
+}
+
+/// Returns a block of the page by the name in the comment above it.
+fn block(name: &str) -> String {
+    let page = std::fs::read_to_string(root().join("ops/ACCESS.md")).expect("the page");
+    let (_, rest) = page.split_once(&format!("<!-- {name} -->\n```")).expect("the block");
+    let (_, text) = rest.split_once('\n').expect("its text");
+    let (text, _) = text.split_once("\n```\n").expect("its end");
+    format!("{text}\n")
+}
+
+/// Rollbook with session tokens, an application that records its requests, and the address of a proxy.
+struct Stage {
+    rollbook: Process,
+    home: Home,
+    api: SocketAddr,
+    app: HookServer,
+    proxy: SocketAddr,
+}
+
+impl Stage {
+    async fn start() -> Self {
+        let (api, proxy) = (local(), local());
+        let home = Home::new(BINARY)
+            .with("ROLLBOOK_API_LISTEN", api.to_string())
+            .with("ROLLBOOK_API_TOKENS", "0123456789abcdef0123456789abcdef")
+            .with("CLERK_ISSUER", ISSUER)
+            .with("CLERK_JWT_KEY", Signer::of_the_instance().pem())
+            .with("CLERK_AUTHORIZED_PARTIES", PARTY);
+        let rollbook = home.start_ready(&["serve"]).await;
+        let app = HookServer::start(|_| HookAnswer::Status(200, Vec::new()));
+        Self { rollbook, home, api, app, proxy }
+    }
+
+    /// Returns a configuration of the page with the addresses of this stage.
+    fn configuration(&self, name: &str) -> String {
+        let changed = [
+            ("127.0.0.1:8000", self.proxy),
+            ("127.0.0.1:8090", self.api),
+            ("127.0.0.1:3000", self.app.address),
+        ];
+        changed.iter().fold(block(name), |text, (known, address)| {
+            assert!(text.contains(known), "{known} is not in {name}");
+            text.replace(known, &address.to_string())
+        })
+    }
+
+    /// Sends a request with these headers. Returns the status.
+    async fn ask(&self, method: &str, headers: &[String]) -> u16 {
+        let headers = headers.iter().fold(String::new(), |all, header| format!("{all}{header}\r\n"));
+        let request = format!(
+            "{method} /tasks/7 HTTP/1.1\r\nhost: app\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n"
+        );
+        status(&exchange(self.proxy, &request).await)
+    }
+}
+
+fn bearer(signer: &Signer, claims: &Value) -> Vec<String> {
+    vec![format!("authorization: Bearer {}", signer.token(claims))]
+}
+
+fn seen(request: &HookRequest) -> Vec<(&str, Vec<&str>)> {
+    let values = |name: &str| {
+        let values = request.headers.iter().filter(|(known, _)| known == name);
+        values.map(|(_, value)| value.as_str()).collect::<Vec<_>>()
+    };
+    HEADERS.iter().map(|name| (*name, values(name))).collect()
+}
+
+/// Sends each kind of request through the proxy of a stage, and stops Rollbook at the end.
+async fn check(mut stage: Stage) {
+    let (ours, other) = (Signer::of_the_instance(), Signer::of_another_instance());
+    let member = || member_claims("user_1", "org_1", now());
+    let with = |name: &str, value: Value| {
+        let mut claims = member();
+        claims[name] = value;
+        claims
+    };
+    let reader = {
+        let mut claims = member();
+        claims["o"]["fpm"] = json!("1,0");
+        claims
+    };
+    // A client that invents who it is.
+    let mut inventing = bearer(&ours, &member());
+    inventing.extend(
+        ["X-User-Id: user_admin", "x-user-id: user_other", "X-Organization-Id: org_2"].map(str::to_owned),
+    );
+    inventing.extend(
+        ["X-Organization-Role: org:owner", "X-Organization-Permissions: org:all:all"].map(str::to_owned),
+    );
+    let in_cookie = vec![format!("cookie: a=b; __session={}", ours.token(&member()))];
+    for (what, method, headers) in [
+        ("a member", "GET", bearer(&ours, &member())),
+        ("a member", "DELETE", bearer(&ours, &member())),
+        ("a member by cookie", "DELETE", in_cookie),
+        ("a member with invented headers", "DELETE", inventing.clone()),
+        ("a member who may read", "GET", bearer(&ours, &reader)),
+    ] {
+        let before = stage.app.received().len();
+        assert_eq!(stage.ask(method, &headers).await, 200, "{what}, {method}");
+        let received = stage.app.received();
+        assert_eq!(received.len(), before + 1, "{what}, {method}: the application is asked once");
+        let request = received.last().expect("a request");
+        assert_eq!(request.line, format!("{method} /tasks/7 HTTP/1.1"));
+        let permissions = if what.ends_with("may read") {
+            "org:tasks:read"
+        } else {
+            "org:tasks:read,org:tasks:delete,org:invoices:read"
+        };
+        let expected = [
+            ("x-user-id", vec!["user_1"]),
+            ("x-organization-id", vec!["org_1"]),
+            ("x-organization-role", vec!["org:admin"]),
+            ("x-organization-permissions", vec![permissions]),
+        ];
+        assert_eq!(seen(request), expected, "{what}, {method}");
+    }
+    let let_in = stage.app.received().len();
+    inventing.remove(0);
+    for (what, method, headers, expected) in [
+        ("a member without the permission", "DELETE", bearer(&ours, &reader), 403),
+        ("a user without an organization", "GET", bearer(&ours, &claims("user_1", now())), 403),
+        ("no token", "GET", Vec::new(), 401),
+        ("no token, and invented headers", "GET", inventing, 401),
+        ("an expired token", "GET", bearer(&ours, &member_claims("user_1", "org_1", now() - 120)), 401),
+        ("a token of another instance", "GET", bearer(&other, &member()), 401),
+        (
+            "a token for another application",
+            "GET",
+            bearer(&ours, &with("azp", json!("https://evil.example.com"))),
+            401,
+        ),
+        ("a pending session", "GET", bearer(&ours, &with("sts", json!("pending"))), 401),
+    ] {
+        assert_eq!(stage.ask(method, &headers).await, expected, "{what}");
+    }
+    stage.rollbook.kill();
+    let down = stage.ask("GET", &bearer(&ours, &member())).await;
+    assert!(down >= 500, "without Rollbook nobody is let in: {down}");
+    assert_eq!(stage.app.received().len(), let_in, "no refused request reached the application");
+}
+
+#[tokio::test]
+async fn nginx_with_the_configuration_of_the_page_lets_in_only_what_is_allowed() {
+    let stage = Stage::start().await;
+    let _nginx = Nginx::configured(&stage.configuration("nginx.conf"), stage.proxy).await;
+    check(stage).await;
+}
+
+#[tokio::test]
+async fn caddy_with_the_configuration_of_the_page_lets_in_only_what_is_allowed() {
+    let stage = Stage::start().await;
+    let _caddy = Caddy::configured(&stage.configuration("Caddyfile"), stage.proxy).await;
+    check(stage).await;
+}
