@@ -9,7 +9,7 @@ use super::{assert_readable, listed_series, names_in, ops, read};
 use crate::crashes::BINARY;
 
 /// Pages, by their path from the folder `ops`.
-const PAGES: [&str; 19] = [
+const PAGES: [&str; 20] = [
     "../README.md",
     "../crates/README.md",
     "../migrations/README.md",
