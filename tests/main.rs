@@ -13,6 +13,7 @@ mod fixtures;
 mod forwards;
 mod growth;
 mod hostile;
+mod idle_redis;
 mod language;
 mod large_bodies;
 mod logs;

@@ -23,16 +23,16 @@ pub fn is_key_prefix(text: &str) -> bool {
 
 /// Keys of a shard, in the order in which every script expects them.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys([String; 11]);
+pub(crate) struct Keys([String; 12]);
 
 impl Keys {
     pub(crate) fn of(prefix: &str, shard: u16) -> Self {
         // New messages, messages that were delivered before, bodies, due times, attempt counts, batches of
         // leases, times of receipt, dead letters, reasons of dead letters, data about the shard, last leases
-        // of each lane.
+        // of each lane, notifications of due messages.
         let names = [
             "new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta",
-            "requests",
+            "requests", "bell",
         ];
         Self(names.map(|name| format!("{{{prefix}:{shard}}}:{name}")))
     }
@@ -62,6 +62,11 @@ impl Keys {
     /// Hash with data about the shard.
     pub(crate) fn meta(&self) -> &str {
         &self.0[9]
+    }
+
+    /// Stream with one entry, which shows idle workers when the first waiting message is due.
+    pub(crate) fn bell(&self) -> &str {
+        &self.0[11]
     }
 }
 

@@ -82,10 +82,11 @@ async fn consumers_of_ended_processes_are_deleted_once_they_hold_nothing() {
     );
     let names_of_keys = [
         "new", "again", "messages", "due", "tries", "leases", "ages", "dead", "failures", "meta", "requests",
+        "bell",
     ];
     let keys = names_of_keys.map(|name| key(0, name));
     let reap = |silent_for: &str| {
-        let mut command = vec!["eval", script, "11"];
+        let mut command = vec!["eval", script, "12"];
         command.extend(keys.iter().map(String::as_str).chain(["", silent_for]));
         server.cli(&command)
     };

@@ -15,6 +15,7 @@ use crate::wire::{self, Component, FullCoverage};
 const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
 const POLICIES: &str = "policies";
+const POOLER: &str = "pooler";
 const CHANGES: &str = "changes";
 /// A worker gives positions within moments, and looks for the changes of other processes every ten seconds.
 const CHANGES_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -27,6 +28,16 @@ pub(super) async fn newer(config: &Config, part: Component) -> Option<Finding> {
         let what = "a newer Rollbook has applied migrations that only add, and this one works with them";
         ok(MIGRATIONS, format!("{} ({}): {what}: {newer}", part.name(), found.place))
     })
+}
+
+/// Reports a pooler that no setting names; `None` if there is no sign of one.
+pub(super) fn pooler(config: &Config) -> Option<Finding> {
+    let (sign, fix) = wire::pooler_sign(config)?;
+    Some(warning(
+        POOLER,
+        format!("the URL of Postgres may lead to a pooler: {sign}"),
+        format!("if it pools transactions, {fix}"),
+    ))
 }
 
 /// Reports policies of the database that may hide rows; `None` if there are none.

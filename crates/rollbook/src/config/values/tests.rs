@@ -141,3 +141,17 @@ fn a_misspelt_level_is_not_taken_for_the_name_of_a_module() {
     assert!(log_filter("debgu").expect_err("no level").fix.contains("did you mean debug?"));
     assert!(log_filter("info,rollbook=loud").is_err());
 }
+
+#[test]
+fn fingerprints_are_read_with_and_without_colons_and_anything_else_is_refused() {
+    let plain = "0f".repeat(32);
+    let shown = ["0F"; 32].join(":");
+    assert_eq!(fingerprints(&plain), Ok(vec![[0x0f; 32]]));
+    assert_eq!(fingerprints(&format!("{shown}, {plain}")), Ok(vec![[0x0f; 32]; 2]));
+    let wrong =
+        ["", " , ", &plain[1..], &format!("{plain}0"), &plain.replace('f', "g"), "é", &format!("{plain},x")];
+    for wrong in wrong {
+        let refused = fingerprints(wrong).expect_err(wrong);
+        assert!(refused.fix.contains("64 hexadecimal digits"), "{wrong}: {refused:?}");
+    }
+}
