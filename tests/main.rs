@@ -15,6 +15,7 @@ mod fixtures;
 mod forwards;
 mod growth;
 mod hostile;
+mod idle_redis;
 mod integrations;
 mod language;
 mod large_bodies;

@@ -70,15 +70,18 @@ impl Places {
         let settings = RedisSettings {
             url: redis.url(),
             ca_file: None,
+            fingerprints: Vec::new(),
             key_prefix: KEY_PREFIX.to_owned(),
             owner: Owner::default(),
             depth_max: DEPTH_MAX,
             shards: 1,
             strict: false,
+            trusted: false,
             replicas: 0,
             due_ahead_max: Duration::from_secs(600),
             lease_for: Duration::from_secs(60),
             call_timeout: Duration::from_secs(20),
+            idle_poll: Duration::from_secs(20),
         };
         Queue::of(RedisQueue::new(settings, ClockSource::Server).expect("a queue"))
     }

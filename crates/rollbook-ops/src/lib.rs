@@ -45,6 +45,12 @@ pub trait Probe: Send + Sync {
     /// Checks the component; may wait for it. The caller enforces [`CHECK_TIMEOUT`]. Must only read.
     async fn check(&self) -> Condition;
 
+    /// Number of calls that the process has made so far, for a probe that observes the use of a component. While
+    /// it does not change, an earlier check may still hold.
+    fn calls(&self) -> u64 {
+        0
+    }
+
     /// Protection of the connection to the component; `None` without a connection. Must not ask the component.
     fn protection(&self) -> Option<Protection> {
         None
@@ -113,6 +119,9 @@ pub struct WatchedQueue {
     pub admin: Arc<dyn QueueAdmin>,
     /// Maximum number of messages that may wait in the queue.
     pub depth_max: u64,
+    /// Time for which the figures of an empty queue hold while this process does not use it. Providers bill
+    /// each command to a queue on a server.
+    pub idle_check: Duration,
 }
 
 /// The ops port, ready to serve.

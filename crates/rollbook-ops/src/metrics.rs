@@ -2,14 +2,15 @@
 //!
 //! The queue's figures belong to the service, not to this process, so they are queried at each scrape. If the
 //! queue does not answer in time, its gauges keep their last value; `rollbook_up{part="queue"}` is 0 in the
-//! same scrape and marks them as outdated.
+//! same scrape and marks them as outdated. The figures of an empty queue hold for a while: see `IdleCheck`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use rollbook_core::queue::{Durability, QueueStats, StorageSpace};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness;
+use tokio::time::Instant;
 
 use crate::health::{Checked, Health};
 use crate::process::Process;
@@ -21,6 +22,7 @@ const QUEUE: &str = "queue";
 pub(crate) struct Metrics {
     registry: Registry,
     queue: Option<(WatchedQueue, QueueGauges)>,
+    idle_check: Mutex<Option<IdleCheck>>,
     /// Probes of the queue by its use in this process.
     pub(crate) queue_used: Vec<Arc<dyn Probe>>,
     ready: Health,
@@ -30,6 +32,14 @@ pub(crate) struct Metrics {
     clear_text: IntGaugeVec,
     process: Option<Process>,
     clock: Arc<dyn Clock>,
+}
+
+/// Successful check of an empty queue.
+struct IdleCheck {
+    at: Instant,
+    /// Calls of this process to the queue until then.
+    calls: u64,
+    condition: Condition,
 }
 
 impl Metrics {
@@ -61,6 +71,7 @@ impl Metrics {
         Ok(Self {
             registry,
             queue,
+            idle_check: Mutex::default(),
             queue_used: Vec::new(),
             ready,
             watched: Health::new(Vec::new()),
@@ -102,9 +113,31 @@ impl Metrics {
     /// Checks the queue and updates its gauges; `None` without a queue.
     async fn check_queue(&self) -> Option<Condition> {
         let (queue, gauges) = self.queue.as_ref()?;
+        let calls = self.queue_used.iter().map(|used| used.calls()).sum();
+        let condition = match self.still_idle(queue, calls) {
+            Some(condition) => condition,
+            None => self.ask_queue(queue, gauges, calls).await,
+        };
+        let mut worst = condition;
+        for used in &self.queue_used {
+            worst = worst.worse(used.check().await);
+        }
+        Some(worst)
+    }
+
+    /// Returns the condition of the last check if the queue was empty then and this process has not used it since.
+    fn still_idle(&self, queue: &WatchedQueue, calls: u64) -> Option<Condition> {
+        let last = self.idle_check.lock().unwrap_or_else(PoisonError::into_inner);
+        let last =
+            last.as_ref().filter(|last| last.at.elapsed() < queue.idle_check && last.calls == calls)?;
+        Some(last.condition.clone())
+    }
+
+    async fn ask_queue(&self, queue: &WatchedQueue, gauges: &QueueGauges, calls: u64) -> Condition {
+        let at = Instant::now();
         let asked =
             async { tokio::try_join!(queue.admin.stats(), queue.admin.durability(), queue.admin.space()) };
-        let condition = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
+        let (condition, is_idle) = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
             Ok(Ok((stats, durability, room))) => {
                 gauges.set(&stats, &durability, self.clock.now());
                 gauges.room.set(&room);
@@ -113,16 +146,17 @@ impl Metrics {
                 let degraded = (!durability.weaknesses.is_empty())
                     .then(|| Condition::Degraded(weakness::joined(&durability.weaknesses, "; ")));
                 let impaired = (!unreachable.is_empty()).then(|| Condition::Impaired(unreachable.join("; ")));
-                impaired.unwrap_or(Condition::Healthy).worse(degraded.unwrap_or(Condition::Healthy))
+                let is_idle = stats.depth() == 0 && impaired.is_none();
+                let condition =
+                    impaired.unwrap_or(Condition::Healthy).worse(degraded.unwrap_or(Condition::Healthy));
+                (condition, is_idle)
             }
-            Ok(Err(error)) => Condition::Failing(error.to_string()),
-            Err(_) => Condition::no_answer(),
+            Ok(Err(error)) => (Condition::Failing(error.to_string()), false),
+            Err(_) => (Condition::no_answer(), false),
         };
-        let mut worst = condition;
-        for used in &self.queue_used {
-            worst = worst.worse(used.check().await);
-        }
-        Some(worst)
+        let check = is_idle.then(|| IdleCheck { at, calls, condition: condition.clone() });
+        *self.idle_check.lock().unwrap_or_else(PoisonError::into_inner) = check;
+        condition
     }
 }
 
@@ -134,8 +168,9 @@ struct QueueGauges {
     oldest_age_seconds: Gauge,
     dead_letters: IntGauge,
     parts_unreachable: IntGauge,
-    /// No series before the first check of the queue: the value is unknown until then.
+    /// No series of these two before the first check of the queue: the value is unknown until then.
     durability_degraded: IntGaugeVec,
+    durability_trusted: IntGaugeVec,
     room: RoomGauges,
 }
 
@@ -159,8 +194,17 @@ impl QueueGauges {
             &["part"],
         )?;
         registry.register(Box::new(durability_degraded.clone()))?;
+        let durability_trusted = IntGaugeVec::new(
+            Opts::new(
+                "rollbook_durability_trusted",
+                "1 if the operator vouches for what the server does not prove about stable storage, otherwise 0.",
+            ),
+            &["part"],
+        )?;
+        registry.register(Box::new(durability_trusted.clone()))?;
         Ok(Self {
             durability_degraded,
+            durability_trusted,
             room: RoomGauges::new(registry)?,
             depth: gauge("rollbook_queue_depth", "Messages that are neither done nor dead letters.")?,
             depth_limit: gauge(
@@ -191,6 +235,7 @@ impl QueueGauges {
         self.oldest_age_seconds
             .set(stats.oldest_received_at.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
         self.durability_degraded.with_label_values(&[QUEUE]).set(i64::from(durability.is_degraded()));
+        self.durability_trusted.with_label_values(&[QUEUE]).set(i64::from(!durability.vouched.is_empty()));
     }
 }
 

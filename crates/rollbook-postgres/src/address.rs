@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use crate::environment::{self, Variables};
 use crate::link::{Ignored, Link};
 use crate::parameters::Parameters;
+use crate::pooler;
 use crate::settings::PostgresSettings;
 use crate::tls::{self, Mode};
 
@@ -40,8 +41,10 @@ pub(crate) struct Address {
     /// Whether a new connection must be to a host that accepts writes: if there are several hosts, or the URL
     /// requires it.
     pub(crate) writable: bool,
-    /// Whether the URL declares a pooler in front of the server.
+    /// Whether the URL or a setting declares a pooler in front of the server.
     pub(crate) pooled: bool,
+    /// Whether the URL declares that there is none, such as `pgbouncer=false`.
+    declares_no_pooler: bool,
     connections_max: Option<u32>,
     files: Vec<(&'static str, String)>,
     link: Arc<Link>,
@@ -83,12 +86,14 @@ impl Address {
         let address = Self {
             writable: parameters.writable || hosts.len() > 1,
             pooled: parameters.pooled,
+            declares_no_pooler: parameters.ignored.contains(&"pgbouncer"),
             connections_max: parameters.connections_max,
             files: files.into_iter().filter_map(|(name, path)| Some((name, path?))).collect(),
             link,
             hosts,
         };
-        Ok((address, Ignored { names: parameters.ignored, numbers: parameters.unknown }))
+        let pooler = address.pooler_sign();
+        Ok((address, Ignored { names: parameters.ignored, numbers: parameters.unknown, pooler }))
     }
 
     /// Parses the URL of settings, and checks it against the other settings and the files that it names.
@@ -96,9 +101,14 @@ impl Address {
     /// # Errors
     /// As with [`Self::parse`].
     pub(crate) fn of(settings: &PostgresSettings) -> Result<(Self, Ignored), String> {
-        let (address, ignored) = Self::parse(&settings.url)?;
+        let (mut address, mut ignored) = Self::parse(&settings.url)?;
+        address.pooled |= settings.pgbouncer;
+        ignored.pooler = address.pooler_sign();
         let ours = settings.connections_max;
-        if let Some(theirs) = address.connections_max.filter(|theirs| *theirs < ours) {
+        let too_few = address.connections_max.filter(|theirs| *theirs < ours);
+        // For a pooler the limit is that of each of many short-lived clients, as Prisma's: connections to it are cheap.
+        ignored.names.extend((address.pooled && too_few.is_some()).then_some("connection_limit"));
+        if let Some(theirs) = too_few.filter(|_| !address.pooled) {
             return Err(format!(
                 "connection_limit in the Postgres URL is {theirs}, and database_connections_max is {ours}: lower that \
                  (and lanes, which must be fewer), or leave connection_limit out"
@@ -115,6 +125,19 @@ impl Address {
             }
         }
         Ok((address, ignored))
+    }
+
+    /// Returns the sign that a pooler stands before the server, if no setting says so.
+    pub(crate) fn pooler_sign(&self) -> Option<&'static str> {
+        if self.pooled || self.declares_no_pooler {
+            return None;
+        }
+        let by_name = |host: &Host| {
+            let is_tcp = !host.is_socket();
+            is_tcp.then(|| pooler::sign(host.options.get_host(), host.options.get_port())).flatten()
+        };
+        let refused = self.link.has_refused_settings().then_some(pooler::REFUSED_SETTINGS);
+        refused.or_else(|| self.hosts.iter().find_map(by_name))
     }
 
     /// Returns the state shared by its connections.
@@ -175,6 +198,11 @@ impl Host {
 
     async fn connect_in(&self, mode: Mode) -> sqlx::Result<PgConnection> {
         self.options.clone().ssl_mode(mode.to_sqlx()).connect().await
+    }
+
+    /// Records that the server refused the settings of a session.
+    pub(crate) fn refused_settings(&self) {
+        self.link.refused_settings();
     }
 
     /// Returns the options of a connection that is made elsewhere.

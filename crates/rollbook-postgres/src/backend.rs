@@ -7,7 +7,17 @@ use rollbook_core::time::Timestamp;
 
 use crate::address::Address;
 use crate::migrations::{apply_migrations, drop_schema, examine, schema, schema_exists, server_time};
+use crate::pooler;
 use crate::settings::PostgresSettings;
+
+impl PostgresSettings {
+    /// Returns the sign that the URL leads to a pooler, with the fix, if neither the URL nor a setting says what there is.
+    /// Connects to nothing.
+    pub fn pooler_sign(&self) -> Option<(&'static str, &'static str)> {
+        let (address, _) = Address::of(self).ok()?;
+        address.pooler_sign().map(|sign| (sign, pooler::FIX))
+    }
+}
 
 #[async_trait]
 impl Backend for PostgresSettings {

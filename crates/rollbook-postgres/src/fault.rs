@@ -23,7 +23,7 @@ use self::states::{RAISED, data, deployment, unavailable};
 use crate::address::Address;
 use crate::blame::{self, Blame};
 use crate::link::NoConnection;
-use crate::tls;
+use crate::{pooler, tls};
 
 /// Meaning of an error. The text quotes no values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -186,6 +186,12 @@ pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
         sqlx::Error::Decode(error) if error.is::<Unreadable>() => {
             Fault::Unreadable(format!("{address}: {error}"))
         }
+        // A statement of another client: its answer has other columns.
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            if address.pooler_sign().is_some() =>
+        {
+            Fault::Deployment(of_another_client(address, address.pooler_sign().unwrap_or_default()))
+        }
         sqlx::Error::ColumnDecode { index, .. } => Fault::Deployment(format!(
             "{address}: a column (the one at {index}) is not as Rollbook's migrations made it"
         )),
@@ -194,6 +200,14 @@ pub(crate) fn judge(address: &Address, error: &sqlx::Error) -> Fault {
         }
         _ => Fault::Deployment(format!("{address}: the schema is not as Rollbook's migrations made it")),
     }
+}
+
+/// Text for an answer to a statement of another client.
+fn of_another_client(address: &Address, sign: &str) -> String {
+    format!(
+        "{address}: a prepared statement is another client's, so the answer does not fit: {sign}; {}",
+        pooler::FIX
+    )
 }
 
 /// Judges an error of work on rows, in which a team's triggers run. What a trigger may have done to the
@@ -260,6 +274,9 @@ fn judge_state(address: &Address, error: &PgDatabaseError) -> Fault {
         return Fault::Deployment(format!(
             "{address}: the server refuses a setting of the session: see options in the URL ({named})"
         ));
+    }
+    if let (PgSeverity::Error, "08P01", Some(sign)) = (error.severity(), state, address.pooler_sign()) {
+        return Fault::Deployment(format!("{} ({named})", of_another_client(address, sign)));
     }
     let inside = blame::function(error).map_or_else(String::new, |function| format!("; in {function}"));
     let what = match blame {

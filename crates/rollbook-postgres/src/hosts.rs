@@ -106,7 +106,9 @@ impl Hosts {
             }
         }
         let connection = host.connect().await?;
-        self.refused_settings.store(SETTINGS.len(), Ordering::Relaxed);
+        if self.refused_settings.swap(SETTINGS.len(), Ordering::Relaxed) < SETTINGS.len() {
+            host.refused_settings();
+        }
         Ok(connection)
     }
 }

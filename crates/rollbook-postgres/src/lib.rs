@@ -22,6 +22,7 @@ mod hosts;
 mod link;
 mod migrations;
 mod parameters;
+mod pooler;
 mod settings;
 mod store;
 mod tls;

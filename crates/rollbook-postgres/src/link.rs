@@ -1,8 +1,11 @@
 //! State shared by the connections to one database, and the reasons why there is none.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rollbook_core::protection::Protection;
+
+use crate::pooler;
 
 /// Parameters of a URL that have no effect here.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -11,6 +14,8 @@ pub(crate) struct Ignored {
     pub(crate) names: Vec<&'static str>,
     /// Positions, from one, of unknown parameters.
     pub(crate) numbers: Vec<usize>,
+    /// Sign of a pooler that no setting names.
+    pub(crate) pooler: Option<&'static str>,
 }
 
 /// Reason why a call got no connection.
@@ -28,6 +33,8 @@ pub(crate) enum NoConnection {
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     last: Mutex<Option<Protection>>,
+    /// Whether the server refused the settings of a session.
+    refused_settings: AtomicBool,
     to_log: Mutex<Option<Ignored>>,
 }
 
@@ -42,6 +49,16 @@ impl Link {
         *lock(&self.last)
     }
 
+    /// Records that the server refused the settings of a session.
+    pub(crate) fn refused_settings(&self) {
+        self.refused_settings.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the server refused the settings of a session.
+    pub(crate) fn has_refused_settings(&self) -> bool {
+        self.refused_settings.load(Ordering::Relaxed)
+    }
+
     /// Records the protection of a new connection.
     pub(crate) fn connected(&self, protection: Protection) {
         *lock(&self.last) = Some(protection);
@@ -53,6 +70,12 @@ impl Link {
 
 impl Ignored {
     fn log(&self) {
+        if let Some(sign) = self.pooler {
+            tracing::warn!(
+                "the URL of Postgres may lead to a pooler: {sign}. If it pools transactions, {}",
+                pooler::FIX
+            );
+        }
         if !self.names.is_empty() {
             tracing::info!(
                 parameters = self.names.join(", "),

@@ -111,7 +111,7 @@ impl Database {
     /// a small table must suit the table when it has grown.
     pub(crate) fn new(address: Address, settings: &PostgresSettings) -> Self {
         let statement = settings.statement_timeout.as_millis().clamp(1, i32::MAX.unsigned_abs().into());
-        let pgbouncer = settings.pgbouncer || address.pooled;
+        let pgbouncer = address.pooled;
         let reset = if pgbouncer { "RESET search_path" } else { "RESET ALL" };
         let begin = format!(
             "{RESET_ROLE}; {reset}; \

@@ -7,16 +7,19 @@
 //! User and password are percent-encoded. They are for Redis itself; sentinels are asked without them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, TlsCertificates};
 use rollbook_core::protection::{Protection, is_loopback};
 use rollbook_core::queue::QueueError;
 use rollbook_core::url::{Parts, decoded};
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use crate::settings::RedisSettings;
+use crate::tls::Trust;
 
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26_379;
@@ -26,6 +29,8 @@ const SENTINEL_PORT: u16 = 26_379;
 pub(crate) struct Address {
     pub(crate) form: Form,
     pub(crate) tls: bool,
+    pub(crate) trust: Trust,
+    /// The authorities of `trust`, for connections by sentinels.
     pub(crate) certificates: Option<TlsCertificates>,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
@@ -71,11 +76,26 @@ impl Address {
             let root_cert = std::fs::read(path).map_err(|error| invalid_file(&error.to_string()))?;
             // The library accepts a file without certificates, and would then trust no server.
             let certificates = CertificateDer::pem_slice_iter(&root_cert).collect::<Result<Vec<_>, _>>();
-            if certificates.map_err(|error| invalid_file(&error.to_string()))?.is_empty() {
+            let certificates = certificates.map_err(|error| invalid_file(&error.to_string()))?;
+            if certificates.is_empty() {
                 return Err(invalid_file("the file contains no PEM certificate"));
             }
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates {
+                roots.add(certificate).map_err(|error| invalid_file(&error.to_string()))?;
+            }
+            address.trust = Trust::Authorities(Arc::new(roots));
             let client_tls: Option<ClientTlsConfig> = None;
             address.certificates = Some(TlsCertificates { client_tls, root_cert: Some(root_cert) });
+        }
+        if !settings.fingerprints.is_empty() {
+            if matches!(address.form, Form::Sentinel(_)) {
+                return Err(QueueError::Deployment(
+                    "redis_fingerprint can't be used with sentinels: set redis_ca_file to the certificate instead"
+                        .to_owned(),
+                ));
+            }
+            address.trust = Trust::Fingerprints(settings.fingerprints.clone().into());
         }
         address.key_prefix.clone_from(&settings.key_prefix);
         Ok(address)
@@ -119,7 +139,8 @@ impl Address {
         let database = if database.is_empty() { Ok(0) } else { database.parse() };
         let database = database.map_err(|_| "has a database that is not a number".to_owned())?;
         let key_prefix = crate::KEY_PREFIX.to_owned();
-        Ok(Self { form, tls, certificates: None, user, password, hosts, database, key_prefix })
+        let trust = Trust::System;
+        Ok(Self { form, tls, trust, certificates: None, user, password, hosts, database, key_prefix })
     }
 
     /// Protection of every connection to this address.
@@ -225,7 +246,7 @@ fn parameters(parts: &Parts<'_>, tls: bool) -> Result<(), String> {
 
 /// Text for every parameter that would disable the verification of certificates.
 const VERIFIED: &str = "certificates are always verified; remove it, and for a private authority set \
-                        redis_ca_file";
+                        redis_ca_file, for a certificate signed by itself redis_fingerprint";
 
 fn decoded_nonempty(text: &str) -> Result<Option<String>, String> {
     let text = decoded(text).map_err(|error| error.to_string())?;

@@ -1,14 +1,44 @@
 //! Creation of connections, each to one server.
 
+use std::io;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{AsyncConnectionConfig, RedisResult, TlsMode};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisFuture, RedisResult, TlsMode, Value};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::address::{Address, Form, tcp};
 use crate::slots::Node;
+use crate::tls;
+
+/// Connection to one server. Dropping it closes it.
+pub(crate) struct Connection {
+    commands: MultiplexedConnection,
+    /// Task that reads and writes, if the library does not own it.
+    _driver: JoinSet<()>,
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.commands.req_packed_command(command)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.commands.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.commands.get_db()
+    }
+}
 
 /// Connects to this node of a cluster, to the master that the sentinels name, or to the only server. Each
 /// answer must arrive within `answer_timeout`: the library's default of 500 ms would give up on calls that
@@ -21,7 +51,7 @@ pub(crate) fn connect<'a>(
     node: Option<&'a Node>,
     connect_timeout: Duration,
     answer_timeout: Duration,
-) -> BoxFuture<'a, RedisResult<MultiplexedConnection>> {
+) -> BoxFuture<'a, RedisResult<Connection>> {
     Box::pin(connect_unboxed(address, node, connect_timeout, answer_timeout))
 }
 
@@ -30,21 +60,33 @@ async fn connect_unboxed(
     node: Option<&Node>,
     connect_timeout: Duration,
     answer_timeout: Duration,
-) -> RedisResult<MultiplexedConnection> {
+) -> RedisResult<Connection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(connect_timeout))
         .set_response_timeout(Some(answer_timeout));
     if let Form::Sentinel(service) = &address.form {
         let mut client = sentinels(address, service)?.build()?;
-        return client.get_async_connection_with_config(&config).await;
+        return client.get_async_connection_with_config(&config).await.map(owned);
     }
     let (host, port) = node.unwrap_or(&address.hosts[0]);
     let info = address.login(address.host(host, *port))?;
-    let client = match &address.certificates {
-        Some(certificates) if address.tls => redis::Client::build_with_tls(info, certificates.clone())?,
-        _ => redis::Client::open(info)?,
+    if !address.tls {
+        let client = redis::Client::open(info)?;
+        return client.get_multiplexed_async_connection_with_config(&config).await.map(owned);
+    }
+    let connecting = async {
+        let stream = tls::connect(host, *port, &address.trust, &tcp()).await?;
+        MultiplexedConnection::new_with_config(info.redis_settings(), stream, config).await
     };
-    client.get_multiplexed_async_connection_with_config(&config).await
+    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+    let (commands, driver) = timeout(connect_timeout, connecting).await.map_err(late)??;
+    let mut task = JoinSet::new();
+    task.spawn(driver);
+    Ok(Connection { commands, _driver: task })
+}
+
+fn owned(commands: MultiplexedConnection) -> Connection {
+    Connection { commands, _driver: JoinSet::new() }
 }
 
 fn sentinels(address: &Address, service: &str) -> RedisResult<SentinelClientBuilder> {

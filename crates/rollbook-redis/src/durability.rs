@@ -4,13 +4,18 @@
 //! other values are weaker than "on the disk". Some other settings also weaken it: `no-appendfsync-on-rewrite
 //! yes` stops flushing during each rewrite, and a `maxmemory-policy` other than `noeviction` deletes
 //! messages. Sources: redis.io, Persistence and WAITAOF; aof.c.
+//!
+//! Providers forbid CONFIG. INFO then still shows whether there is a log, whether its last write succeeded, the
+//! eviction policy and the role. Whether the log is flushed is proved for each delivery by WAITAOF, if the
+//! server has it. For the rest an operator may vouch (`durability = trusted`).
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue as _, RedisResult, ServerErrorKind, Value, cmd};
 use rollbook_core::weakness::Weakness;
+
+use crate::connection::Connection;
 
 /// Oldest version with all features that the scripts use.
 const VERSION_MIN: (u32, u32) = (7, 0);
@@ -75,7 +80,7 @@ fn number(value: &Value) -> i64 {
 pub(crate) struct Facts(HashMap<String, String>);
 
 /// Reads the facts from the server of this connection.
-pub(crate) async fn facts(connection: &mut MultiplexedConnection) -> RedisResult<Facts> {
+pub(crate) async fn facts(connection: &mut Connection) -> RedisResult<Facts> {
     let mut facts = HashMap::new();
     let text: String = cmd("INFO").query_async(connection).await?;
     let lines = text.lines().filter_map(|line| line.split_once(':'));
@@ -89,14 +94,37 @@ pub(crate) async fn facts(connection: &mut MultiplexedConnection) -> RedisResult
     match command.query_async::<HashMap<String, String>>(connection).await {
         Ok(answer) => facts.extend(answer),
         // Some providers forbid CONFIG GET: the missing value is reported as a weakness.
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError)
-            ) => {}
+        Err(error) if is_refusal(&error) => {
+            // A server of a provider may have another version than it reports: only the command itself shows.
+            let mut command = cmd("WAITAOF");
+            command.arg(0).arg(0).arg(1);
+            match command.query_async::<Value>(connection).await {
+                Ok(_) => _ = facts.insert(HAS_WAITAOF.to_owned(), "1".to_owned()),
+                Err(error) if is_refusal(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
         Err(error) => return Err(error),
     }
     Ok(Facts(facts))
+}
+
+/// Name of the fact that the server executes WAITAOF, although it forbids CONFIG.
+const HAS_WAITAOF: &str = "waitaof";
+
+/// Returns whether the server does not know or not allow a command.
+fn is_refusal(error: &redis::RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError))
+}
+
+/// Assessment of a server.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Assessment {
+    pub(crate) weaknesses: Vec<Weakness>,
+    /// Properties that the server does not prove, and for which the operator vouches.
+    pub(crate) vouched: Vec<String>,
+    /// Confirmation required after each write.
+    pub(crate) confirm: Confirm,
 }
 
 impl Facts {
@@ -109,9 +137,9 @@ impl Facts {
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
     }
 
-    /// Returns the weaknesses and the confirmation required after each write. Fails if the server can't be
-    /// used at all.
-    pub(crate) fn assess(&self, replicas: u32) -> Result<(Vec<Weakness>, Confirm), String> {
+    /// Assesses the server; with `trusted` the operator vouches for what concerns the disk. Fails if the server
+    /// can't be used at all.
+    pub(crate) fn assess(&self, replicas: u32, trusted: bool) -> Result<Assessment, String> {
         let version = self.version();
         if version < VERSION_MIN {
             return Err(format!(
@@ -122,7 +150,10 @@ impl Facts {
         let has_waitaof = version >= VERSION_WAITAOF;
         let appends = self.get("aof_enabled") == "1";
         let fsync = self.get("appendfsync");
+        // Without CONFIG, each delivery waits for the disk, unless the operator vouches for it.
+        let is_proved = fsync.is_empty() && self.get(HAS_WAITAOF) == "1" && !trusted;
         let confirm = match (appends, fsync) {
+            (true, "") if is_proved => Confirm::WaitAof { replicas },
             (true, "everysec") if has_waitaof => Confirm::WaitAof { replicas },
             (true, _) if has_waitaof && replicas > 0 => Confirm::WaitAof { replicas },
             _ if replicas > 0 => Confirm::Wait { replicas },
@@ -138,12 +169,7 @@ impl Facts {
         let role = self.get("role");
         let writes = self.get("aof_last_write_status");
         let weak = |is: bool, what: &str, fix: &str| is.then(|| Weakness::new(what, fix));
-        let found = [
-            weak(
-                role != "master",
-                &format!("role is {role}: this server accepts no writes"),
-                "point the URL at the master",
-            ),
+        let of_the_disk = [
             weak(
                 !appends,
                 "appendonly is no: a restart loses acknowledged messages",
@@ -151,8 +177,14 @@ impl Facts {
             ),
             weak(
                 appends && fsync.is_empty(),
-                "appendfsync can't be read because CONFIG GET is forbidden",
-                "grant the user +config|get",
+                if is_proved {
+                    "appendfsync can't be read because CONFIG GET is forbidden; each delivery waits until WAITAOF confirms the \
+                     disk, and not every server's WAITAOF does"
+                } else {
+                    "appendfsync can't be read because CONFIG GET is forbidden"
+                },
+                "grant the user +config|get; if the provider forbids it and promises to keep acknowledged writes, set durability \
+                 to trusted",
             ),
             weak(
                 appends && !fsync.is_empty() && !flushed,
@@ -164,9 +196,19 @@ impl Facts {
                 "no-appendfsync-on-rewrite is yes: during a rewrite nothing is flushed",
                 "CONFIG SET no-appendfsync-on-rewrite no",
             ),
+        ];
+        let others = [
+            weak(
+                role != "master",
+                &format!("role is {role}: this server accepts no writes"),
+                "point the URL at the master",
+            ),
             weak(
                 eviction != "noeviction",
-                &format!("maxmemory-policy is {eviction}: Redis may delete messages"),
+                &format!(
+                    "maxmemory-policy is {}: Redis may delete messages",
+                    if eviction.is_empty() { "unknown" } else { eviction }
+                ),
                 "CONFIG SET maxmemory-policy noeviction",
             ),
             weak(
@@ -175,7 +217,14 @@ impl Facts {
                 "check whether the disk is full; the server's own log has the reason",
             ),
         ];
-        Ok((found.into_iter().flatten().collect(), confirm))
+        let of_the_disk: Vec<Weakness> = of_the_disk.into_iter().flatten().collect();
+        let others = others.into_iter().flatten();
+        let (weaknesses, vouched) = if trusted {
+            (others.collect(), of_the_disk.into_iter().map(|weakness| weakness.what).collect())
+        } else {
+            (of_the_disk.into_iter().chain(others).collect(), Vec::new())
+        };
+        Ok(Assessment { weaknesses, vouched, confirm })
     }
 }
 
@@ -197,9 +246,57 @@ mod tests {
         Facts(all.collect())
     }
 
+    fn assess(changed: &[(&str, &str)], replicas: u32) -> (Vec<Weakness>, Confirm) {
+        let assessed = facts(changed).assess(replicas, false).expect("a usable server");
+        assert_eq!(assessed.vouched, [""; 0]);
+        (assessed.weaknesses, assessed.confirm)
+    }
+
+    #[test]
+    fn an_operator_vouches_for_the_disk_and_for_nothing_else() {
+        for (name, value, text) in [
+            ("aof_enabled", "0", "appendonly is no"),
+            ("appendfsync", "everysec", "appendfsync is everysec"),
+            ("appendfsync", "", "appendfsync can't be read"),
+            ("no-appendfsync-on-rewrite", "yes", "no-appendfsync-on-rewrite is yes"),
+        ] {
+            let assessed = facts(&[(name, value)]).assess(0, true).expect("a usable server");
+            assert_eq!(assessed.weaknesses, []);
+            let [vouched] = &assessed.vouched[..] else { panic!("{assessed:?}") };
+            assert!(vouched.starts_with(text), "{vouched}");
+        }
+        for (name, value, text) in [
+            ("role", "slave", "role is slave"),
+            ("maxmemory_policy", "volatile-lru", "maxmemory-policy is volatile-lru"),
+            ("maxmemory_policy", "", "maxmemory-policy is unknown"),
+            ("aof_last_write_status", "err", "the last write of the log failed"),
+        ] {
+            let assessed = facts(&[(name, value)]).assess(0, true).expect("a usable server");
+            let [weakness] = &assessed.weaknesses[..] else { panic!("{assessed:?}") };
+            assert!(weakness.what.starts_with(text) && assessed.vouched.is_empty(), "{assessed:?}");
+        }
+        let good = facts(&[]).assess(0, true).expect("a usable server");
+        assert_eq!((good.weaknesses, good.vouched), (vec![], vec![]), "nothing is left to vouch for");
+    }
+
+    #[test]
+    fn without_config_each_delivery_waits_for_waitaof_unless_the_operator_vouches() {
+        let hidden = [("appendfsync", ""), ("waitaof", "1")];
+        let (weaknesses, confirm) = assess(&hidden, 0);
+        assert_eq!((weaknesses.len(), confirm), (1, Confirm::WaitAof { replicas: 0 }));
+        assert!(weaknesses[0].what.contains("waits until WAITAOF confirms"), "{weaknesses:?}");
+        let trusted = facts(&hidden).assess(0, true).expect("a usable server");
+        assert_eq!((trusted.confirm, trusted.vouched.len()), (Confirm::None, 1));
+        assert_eq!(assess(&[("appendfsync", "")], 0).1, Confirm::None, "the server has no WAITAOF");
+        assert_eq!(
+            assess(&[("appendfsync", ""), ("waitaof", "1"), ("aof_enabled", "0")], 0).1,
+            Confirm::None
+        );
+    }
+
     #[test]
     fn a_server_that_flushes_before_answering_is_not_degraded() {
-        assert_eq!(facts(&[]).assess(0), Ok((vec![], Confirm::None)));
+        assert_eq!(assess(&[], 0), (vec![], Confirm::None));
     }
 
     #[test]
@@ -214,7 +311,7 @@ mod tests {
             ("maxmemory_policy", "volatile-lru", "maxmemory-policy is volatile-lru"),
             ("aof_last_write_status", "err", "the last write of the log failed"),
         ] {
-            let (weaknesses, _) = facts(&[(name, value)]).assess(0).expect("a usable server");
+            let (weaknesses, _) = assess(&[(name, value)], 0);
             assert_eq!(weaknesses.len(), 1, "{weaknesses:?}");
             assert!(weaknesses[0].what.starts_with(text), "{weaknesses:?}");
         }
@@ -225,7 +322,7 @@ mod tests {
         for version in ["7.2.0", "7.4.1", "8.0.1", "9.0.0"] {
             let everysec = [("redis_version", version), ("appendfsync", "everysec")];
             for replicas in [0, 1] {
-                let (weaknesses, confirm) = facts(&everysec).assess(replicas).expect("a usable server");
+                let (weaknesses, confirm) = assess(&everysec, replicas);
                 assert_eq!(confirm, Confirm::WaitAof { replicas });
                 let [weakness] = &weaknesses[..] else { panic!("{weaknesses:?}") };
                 assert!(
@@ -235,16 +332,13 @@ mod tests {
                 assert_eq!(weakness.fix, "CONFIG SET appendfsync always");
             }
         }
-        assert_eq!(facts(&[]).assess(2), Ok((vec![], Confirm::Wait { replicas: 2 })));
-        assert_eq!(
-            facts(&[("redis_version", "8.0.1")]).assess(1),
-            Ok((vec![], Confirm::WaitAof { replicas: 1 }))
-        );
+        assert_eq!(assess(&[], 2), (vec![], Confirm::Wait { replicas: 2 }));
+        assert_eq!(assess(&[("redis_version", "8.0.1")], 1), (vec![], Confirm::WaitAof { replicas: 1 }));
     }
 
     #[test]
     fn a_server_older_than_7_0_is_refused() {
-        let refusal = facts(&[("redis_version", "6.2.14")]).assess(0).expect_err("too old");
+        let refusal = facts(&[("redis_version", "6.2.14")]).assess(0, false).expect_err("too old");
         assert!(refusal.contains("6.2.14"), "{refusal}");
     }
 

@@ -8,6 +8,7 @@ use redis::{ErrorKind, RedisError};
 use rollbook_core::queue::QueueError;
 
 use crate::address::Address;
+use crate::tls::UNTRUSTED;
 
 /// Source of an error: its description, and the prefix of the queue's keys there.
 pub(crate) trait Location: Display {
@@ -91,6 +92,7 @@ fn message(error: &RedisError, code: &str, address: &impl Location) -> String {
             "another program uses the queue's keys: set a separate redis_key_prefix for Rollbook, or a database (…/DB in the URL)"
         }
         "MOVED" | "CROSSSLOT" => "this is a cluster: write redis+cluster:// in the URL",
+        "" if error.to_string().contains(UNTRUSTED) => return error.to_string(),
         "" if is_untrusted_certificate(error) => {
             return format!(
                 "{error}: for a private certificate authority, set redis_ca_file to its certificates"
@@ -117,9 +119,11 @@ fn message(error: &RedisError, code: &str, address: &impl Location) -> String {
     format!("{code}: {fix}")
 }
 
-/// Returns whether TLS failed because of the server's certificate. Matches rustls's text, which the library passes on.
+/// Returns whether TLS failed because of the server's certificate. Matches the text of `tls.rs`, and that of rustls,
+/// which the library passes on for connections by sentinels.
 fn is_untrusted_certificate(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Io && error.to_string().contains("invalid peer certificate")
+    let text = error.to_string();
+    error.kind() == ErrorKind::Io && (text.contains(UNTRUSTED) || text.contains("invalid peer certificate"))
 }
 
 /// Removes arguments: Redis quotes the arguments of an unknown command.
@@ -138,15 +142,18 @@ mod tests {
         Address::of(&crate::settings::RedisSettings {
             url: "redis://me:hidden@h:1".into(),
             ca_file: None,
+            fingerprints: Vec::new(),
             key_prefix: crate::KEY_PREFIX.to_owned(),
             owner: crate::Owner::default(),
             depth_max: 1,
             shards: 1,
             strict: false,
+            trusted: false,
             replicas: 0,
             due_ahead_max: std::time::Duration::from_secs(600),
             lease_for: std::time::Duration::from_secs(60),
             call_timeout: std::time::Duration::from_secs(1),
+            idle_poll: std::time::Duration::from_secs(20),
         })
         .expect("a URL")
     }

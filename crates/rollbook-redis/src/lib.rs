@@ -13,6 +13,7 @@
 
 mod address;
 mod backend;
+mod certificate;
 mod connection;
 mod durability;
 mod failure;
@@ -26,8 +27,10 @@ mod servers;
 mod settings;
 mod shard;
 mod slots;
+mod tls;
 mod value;
 
+pub use certificate::Fingerprint;
 pub use owner::Owner;
 pub use queue::{FullCoverage, Ownership, RedisQueue};
 pub use settings::{ClockSource, RedisSettings};

@@ -13,6 +13,8 @@
 //! * No ping before a call, as existing pools send it: a ping costs a flush of Redis's log.
 //! * Every call has a time limit.
 
+mod inspection;
+
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,15 +24,14 @@ use std::time::Duration;
 use deadpool::managed::{
     self, Metrics, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
 };
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value};
 use rollbook_core::queue::{Durability, QueueError};
 use rollbook_core::weakness::joined;
 use tokio::time::{Instant, timeout};
 
 use crate::address::Address;
-use crate::connection;
-use crate::durability::{self, Confirm};
+use crate::connection::{self, Connection};
+use crate::durability::Confirm;
 use crate::failure::{Failure, FailureKind};
 use crate::fault::{self, Location};
 use crate::slots::Node;
@@ -54,6 +55,8 @@ const LATE_AFTER_SHARE: u32 = 4;
 pub(crate) struct Options {
     /// Refuse to work if acknowledged data may not be on the disk.
     pub(crate) strict: bool,
+    /// The operator vouches that the server keeps acknowledged data.
+    pub(crate) trusted: bool,
     /// Number of replicas that must have a delivery before it is acknowledged.
     pub(crate) replicas: u32,
     /// Maximum time of a connection attempt and of each call.
@@ -79,6 +82,8 @@ pub(crate) struct Answer {
 /// One server: the only one, the master that the sentinels name, or a node of a cluster.
 pub(crate) struct Server {
     pool: managed::Pool<Connector>,
+    /// Connection of the last inspection, kept for the next one.
+    inspection: Mutex<Option<inspection::Kept>>,
 }
 
 /// Creates the connections to a server.
@@ -102,7 +107,7 @@ struct ServerState {
 
 /// A connection with the state of its server.
 pub(crate) struct Pooled {
-    connection: MultiplexedConnection,
+    connection: Connection,
     state: ServerState,
     generation: u64,
     in_use: bool,
@@ -138,7 +143,7 @@ impl Server {
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(|error| QueueError::Deployment(error.to_string()))?;
-        Ok(Self { pool })
+        Ok(Self { pool, inspection: Mutex::default() })
     }
 
     fn connector(&self) -> &Connector {
@@ -155,7 +160,7 @@ impl Server {
     }
 
     /// Opens a connection for reads that block for up to `block`.
-    pub(crate) async fn connect_to_wait(&self, block: Duration) -> Result<MultiplexedConnection, QueueError> {
+    pub(crate) async fn connect_to_wait(&self, block: Duration) -> Result<Connection, QueueError> {
         let connector = self.connector();
         timeout(connector.options.call_timeout, connector.connect(block + connector.options.call_timeout))
             .await
@@ -165,16 +170,6 @@ impl Server {
     /// Classifies an error of one of its connections.
     pub(crate) fn classify(&self, error: &redis::RedisError) -> QueueError {
         fault::classify(error, self.connector())
-    }
-
-    /// Reads the server's weaknesses on a new connection, even if `strict` refuses to work with the server.
-    pub(crate) async fn ask_durability(&self) -> Result<Durability, QueueError> {
-        let connector = self.connector();
-        let asked =
-            async { connector.inspect(&mut connector.connect(connector.options.call_timeout).await?).await };
-        let state =
-            timeout(connector.options.call_timeout, asked).await.map_err(|_| connector.timed_out())??;
-        Ok(state.durability)
     }
 
     /// Checks whether the server is reachable and usable.
@@ -236,23 +231,13 @@ impl Failure {
 }
 
 impl Connector {
-    async fn connect(&self, answer_timeout: Duration) -> Result<MultiplexedConnection, QueueError> {
+    async fn connect(&self, answer_timeout: Duration) -> Result<Connection, QueueError> {
         let node = self.node.as_ref();
         let connected =
             connection::connect(&self.address, node, self.options.call_timeout, answer_timeout).await;
         connected.map_err(|error| {
             if error.is_timeout() { self.connect_timed_out() } else { fault::classify(&error, self) }
         })
-    }
-
-    async fn inspect(&self, connection: &mut MultiplexedConnection) -> Result<ServerState, QueueError> {
-        let facts = durability::facts(connection).await.map_err(|error| fault::classify(&error, self))?;
-        let assessed = facts.assess(self.options.replicas);
-        let (weaknesses, confirm) =
-            assessed.map_err(|why| QueueError::Deployment(format!("{self}: {why}")))?;
-        let state = ServerState { durability: Durability { weaknesses, ..Durability::default() }, confirm };
-        *self.last_state() = Some(state.clone());
-        Ok(state)
     }
 
     fn last_state(&self) -> MutexGuard<'_, Option<ServerState>> {
@@ -312,7 +297,7 @@ impl Connector {
     async fn run_timed<T>(
         &self,
         pooled: &mut Pooled,
-        call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+        call: impl AsyncFnOnce(&mut Connection) -> RedisResult<T>,
     ) -> Result<T, Failure> {
         // If the future is dropped here, the connection stays marked as in use and is discarded.
         pooled.in_use = true;

@@ -65,7 +65,22 @@ struct Topology {
     outages: BTreeMap<Node, QueueError>,
 }
 
+/// Reference to servers that does not keep them.
+pub(crate) struct WeakServers(Weak<Inner>);
+
+impl WeakServers {
+    /// Returns the servers, unless their last user was dropped.
+    pub(crate) fn upgrade(&self) -> Option<Servers> {
+        self.0.upgrade().map(Servers)
+    }
+}
+
 impl Servers {
+    /// Returns a reference that does not keep the servers.
+    pub(crate) fn downgrade(&self) -> WeakServers {
+        WeakServers(Arc::downgrade(&self.0))
+    }
+
     /// Creates the servers at an address, for the shards of these keys.
     pub(crate) fn new(address: Address, options: Options, keys: &[&str]) -> Result<Self, QueueError> {
         let slots: Vec<u16> = keys.iter().map(|key| slots::slot_of(key)).collect();
@@ -166,6 +181,9 @@ impl Servers {
                     let mut new = found.weaknesses;
                     new.retain(|weakness| !known.contains(weakness));
                     known.append(&mut new);
+                    durability.vouched.extend(found.vouched);
+                    durability.vouched.sort();
+                    durability.vouched.dedup();
                 }
                 Err(error) => {
                     if self.is_cluster() && matches!(error, QueueError::Unavailable(_)) {

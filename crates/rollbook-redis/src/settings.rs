@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rollbook_core::time::Clock;
 
+use crate::certificate::Fingerprint;
 use crate::owner::Owner;
 
 /// Settings of the queue.
@@ -16,6 +17,8 @@ pub struct RedisSettings {
     pub url: String,
     /// File with certificates (PEM) to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// SHA-256 fingerprints of the server's certificate to trust instead of any authority; empty for none.
+    pub fingerprints: Vec<Fingerprint>,
     /// Prefix of all keys, so that several deployments can share a server. See [`crate::is_key_prefix`].
     pub key_prefix: String,
     /// Identity of this deployment at its start. A queue of another deployment is refused.
@@ -26,6 +29,8 @@ pub struct RedisSettings {
     pub shards: u16,
     /// Refuse to work if acknowledged data may not be on the disk.
     pub strict: bool,
+    /// The operator vouches that the server keeps acknowledged data: what it does not prove is not a weakness.
+    pub trusted: bool,
     /// Number of replicas that must also have a delivery before it is acknowledged.
     pub replicas: u32,
     /// Maximum time between now and a due time: the longest lease or backoff. A later due time was written by
@@ -35,6 +40,8 @@ pub struct RedisSettings {
     pub lease_for: Duration,
     /// Maximum time of a connection attempt and of each call.
     pub call_timeout: Duration,
+    /// Pause between two polls of an idle worker that is notified of messages.
+    pub idle_poll: Duration,
 }
 
 impl fmt::Debug for RedisSettings {
@@ -72,15 +79,18 @@ mod tests {
         let settings = RedisSettings {
             url: "redis://me:hidden@h".to_owned(),
             ca_file: None,
+            fingerprints: Vec::new(),
             key_prefix: crate::KEY_PREFIX.to_owned(),
             owner: Owner::default(),
             depth_max: 1,
             shards: 2,
             strict: false,
+            trusted: false,
             replicas: 0,
             due_ahead_max: Duration::from_secs(600),
             lease_for: Duration::from_secs(60),
             call_timeout: Duration::from_secs(1),
+            idle_poll: Duration::from_secs(20),
         };
         let shown = format!("{settings:?}");
         assert!(shown.contains("shards: 2") && !shown.contains("hidden"), "{shown}");

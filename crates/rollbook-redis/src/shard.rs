@@ -23,13 +23,13 @@ pub fn is_key_prefix(text: &str) -> bool {
 
 /// Keys of a shard, in the order in which every script expects them.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys([String; 12]);
+pub(crate) struct Keys([String; 13]);
 
 impl Keys {
     pub(crate) fn of(prefix: &str, shard: u16) -> Self {
         // New messages, messages that were delivered before, bodies, due times, attempt counts, batches of
         // leases, times of receipt, dead letters, reasons of dead letters, data about the shard, last leases
-        // of each lane, records of discards.
+        // of each lane, records of discards, notifications of due messages.
         let names = [
             "new",
             "again",
@@ -43,6 +43,7 @@ impl Keys {
             "meta",
             "requests",
             "discarded",
+            "bell",
         ];
         Self(names.map(|name| format!("{{{prefix}:{shard}}}:{name}")))
     }
@@ -77,6 +78,11 @@ impl Keys {
     /// Hash with data about the shard.
     pub(crate) fn meta(&self) -> &str {
         &self.0[9]
+    }
+
+    /// Stream with one entry, which shows idle workers when the first waiting message is due.
+    pub(crate) fn bell(&self) -> &str {
+        &self.0[12]
     }
 }
 

@@ -90,6 +90,10 @@ impl State {
 
 #[async_trait]
 impl Probe for ReceiverCalls {
+    fn calls(&self) -> u64 {
+        self.state().last_call
+    }
+
     async fn check(&self) -> Condition {
         let condition = self.state().condition();
         if condition.is_up() {

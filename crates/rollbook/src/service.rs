@@ -112,7 +112,11 @@ impl Service {
             Some(store) if faces.receiver => (Vec::new(), vec![store]),
             store => (store.into_iter().collect(), Vec::new()),
         };
-        let queue = WatchedQueue { admin: queue.admin.clone(), depth_max: config.settings.queue_depth_max };
+        let queue = WatchedQueue {
+            admin: queue.admin.clone(),
+            depth_max: config.settings.queue_depth_max,
+            idle_check: config.idle_check(),
+        };
         let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
             .watching(watched)
             .with_queue_probe(receiver_calls)

@@ -28,14 +28,20 @@ use crate::wire::{self, Component, Migrations, Ownership, Queue};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// First wait before an unreachable server is checked again. It doubles.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// Maximum wait, and interval of durability checks of a healthy queue: settings of a running server change
-/// seldom, and `/readyz` and the metrics check by themselves.
+/// Maximum wait.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// Interval of durability checks of a healthy queue: settings of a running server change seldom, and `/readyz`
+/// and the metrics check by themselves.
+const WATCH_EVERY: Duration = Duration::from_secs(60);
 
 /// Warning of a worker without an instance id about a queue that has an owner.
 pub(crate) const UNVERIFIED: &str = "this process can't check whether the queue belongs to its deployment";
 /// Fix for [`UNVERIFIED`].
 pub(crate) const UNVERIFIED_FIX: &str = "set clerk_instance_id on receivers and workers";
+
+/// Meaning of a 200 where the operator vouches for the queue's server.
+pub(crate) const TRUSTED: &str =
+    "a 200 means that you vouch for the queue's server, which keeps what it acknowledges";
 
 /// Opened and checked queue and store.
 pub(crate) struct Opened {
@@ -264,7 +270,10 @@ impl Watch {
         if self.known.as_ref() == Some(&durability) {
             return;
         }
-        if !durability.is_degraded() {
+        if !durability.vouched.is_empty() {
+            let unproved = durability.vouched.join("; ");
+            tracing::warn!("durability is trusted: {TRUSTED}. Not proved: {unproved}");
+        } else if !durability.is_degraded() {
             tracing::info!("a 200 means: on the disk (fsynced)");
         }
         for part in &durability.unreachable {
@@ -284,13 +293,13 @@ impl Watch {
 
     /// Runs until `stop`. Users of the queue log that it is unreachable.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut wait = if self.known.is_some() { ASK_AGAIN_MAX } else { ASK_AGAIN };
+        let mut wait = if self.known.is_some() { WATCH_EVERY } else { ASK_AGAIN };
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             self.links.log_changes();
             match stop.run_until_cancelled(self.ask()).await {
                 Some(Ok(durability)) => {
                     self.learn(durability);
-                    wait = ASK_AGAIN_MAX;
+                    wait = WATCH_EVERY;
                 }
                 _ => wait = (wait * 2).min(ASK_AGAIN_MAX),
             }

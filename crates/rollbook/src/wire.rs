@@ -128,6 +128,7 @@ fn redis(config: &Config, url: &ServerUrl) -> RedisSettings {
     RedisSettings {
         url: url.as_str().to_owned(),
         ca_file: settings.redis_ca_file.clone(),
+        fingerprints: settings.redis_fingerprint.clone().unwrap_or_default(),
         key_prefix: settings.redis_key_prefix.clone(),
         owner: Owner {
             instance_id: settings.clerk_instance_id.clone(),
@@ -136,10 +137,12 @@ fn redis(config: &Config, url: &ServerUrl) -> RedisSettings {
         depth_max: settings.queue_depth_max,
         shards: settings.queue_shards,
         strict: config.is_strict(),
+        trusted: config.is_trusted(),
         replicas: settings.redis_replicas,
         due_ahead_max: due_ahead_max(config),
         lease_for: settings.lease_for,
         call_timeout: settings.redis_timeout,
+        idle_poll: settings.redis_idle_poll,
     }
 }
 
@@ -350,8 +353,7 @@ pub(crate) async fn apply_migrations(
 /// The server can't be asked.
 pub(crate) async fn ownership(config: &Config) -> Option<Result<Ownership, String>> {
     let url = config.places.queue.server()?;
-    let queue = RedisQueue::new(redis(config, url), ClockSource::Server);
-    let ownership = async { queue?.ownership().await };
+    let ownership = async { RedisQueue::new(redis(config, url), ClockSource::Server)?.ownership().await };
     Some(ownership.await.map_err(|error| error.to_string()))
 }
 
@@ -361,13 +363,17 @@ pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
     RedisQueue::new(redis(config, url), ClockSource::Server).ok()?.full_coverage().await
 }
 
+/// Returns the sign that the store's URL leads to a pooler that no setting names, with the fix.
+pub(crate) fn pooler_sign(config: &Config) -> Option<(&'static str, &'static str)> {
+    postgres(config, config.places.store.server()?).pooler_sign()
+}
+
 fn migrations(config: &Config, part: Component, pending: Pending) -> Migrations {
     let place = match part.place(config) {
         Place::Sqlite(path) => path.display().to_string(),
         Place::Server(_) => describe(config, part),
     };
-    let Pending { names, refusal, newer } = pending;
-    Migrations { part, place, names, refusal, newer }
+    Migrations { part, place, names: pending.names, refusal: pending.refusal, newer: pending.newer }
 }
 
 #[cfg(test)]

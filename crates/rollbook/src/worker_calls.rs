@@ -23,6 +23,8 @@ struct State {
     settle: Option<QueueError>,
     /// Whether the last settlement succeeded for some of its leases.
     settled_some: bool,
+    /// Number of leases with messages, and of settlements.
+    calls: u64,
 }
 
 impl WorkerCalls {
@@ -40,7 +42,12 @@ impl WorkerCalls {
 impl Consumer for WorkerCalls {
     async fn lease(&self, request: LeaseRequest) -> Result<Vec<Lease>, QueueError> {
         let answer = self.inner.lease(request).await;
-        self.state().lease = answer.as_ref().err().cloned();
+        let mut state = self.state();
+        state.lease = answer.as_ref().err().cloned();
+        if !matches!(&answer, Ok(leases) if leases.is_empty()) {
+            state.calls += 1;
+        }
+        drop(state);
         answer
     }
 
@@ -62,6 +69,7 @@ impl State {
         if answers.is_empty() {
             return;
         }
+        self.calls += 1;
         self.settle = answers.iter().find_map(|answer| answer.as_ref().err().cloned());
         self.settled_some = answers.iter().any(Result::is_ok);
     }
@@ -80,6 +88,10 @@ impl State {
 
 #[async_trait]
 impl Probe for WorkerCalls {
+    fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
     async fn check(&self) -> Condition {
         self.state().condition()
     }

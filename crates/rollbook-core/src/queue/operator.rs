@@ -212,8 +212,11 @@ impl Audit {
 /// Durability of the queue's acknowledgements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durability {
-    /// Every way in which an acknowledged delivery could still be lost, with its fix. Empty if a 200 means "on the disk".
+    /// Every way in which an acknowledged delivery could still be lost, with its fix. Empty if a 200 means "on the disk",
+    /// or if the operator vouches for the rest.
     pub weaknesses: Vec<Weakness>,
+    /// Properties of the disk that the server does not prove, and for which the operator vouches.
+    pub vouched: Vec<String>,
     /// Unreachable parts of the queue, each with the reason. Their deliveries are refused, their messages
     /// wait, and [`QueueStats`] does not count them. All other parts work.
     pub unreachable: Vec<String>,

@@ -4,7 +4,7 @@ mod attacks;
 mod stage;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prometheus::{IntCounter, Registry};
@@ -14,7 +14,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use self::stage::{FakeProbe, FixedClock, NOW, PART_MISSING, Server, assert_line, body, part, queue};
+use self::stage::{
+    DEADLINE, FakeProbe, FixedClock, NOW, PART_MISSING, Server, assert_line, body, part, queue,
+};
 
 #[tokio::test]
 async fn all_parts_ok_gives_200_with_every_part_named() {
@@ -177,6 +179,43 @@ async fn each_request_queries_the_queue_only_once() {
     let asked = fake.asked.load(Ordering::Relaxed);
     server.get("/livez").await;
     assert_eq!(fake.asked.load(Ordering::Relaxed), asked, "liveness never queries the queue");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_figures_of_an_empty_queue_hold_until_the_process_uses_the_queue() {
+    let (fake, calls) = (queue(Some(Ok(QueueStats::default()))), Arc::new(AtomicUsize::new(0)));
+    let server = Server::with_calls(Arc::clone(&fake), Arc::clone(&calls), DEADLINE * 10).await;
+    let asked = async || {
+        let before = fake.asked.load(Ordering::Relaxed);
+        for path in ["/metrics", "/readyz"] {
+            assert!(server.get(path).await.starts_with("HTTP/1.1 200 "));
+        }
+        (fake.asked.load(Ordering::Relaxed) - before) / 2
+    };
+    assert_eq!((asked().await, asked().await), (1, 0), "an empty queue is asked once");
+    calls.fetch_add(1, Ordering::Relaxed);
+    assert_eq!((asked().await, asked().await), (1, 0), "after a call of this process it is asked again");
+    calls.fetch_add(1, Ordering::Relaxed);
+    fake.set_answer(Ok(QueueStats { dead: 1, ready: 1, ..QueueStats::default() }));
+    assert_eq!((asked().await, asked().await), (2, 2), "a queue with messages is asked by each request");
+    fake.set_answer(Ok(PART_MISSING));
+    assert_eq!((asked().await, asked().await), (2, 2), "so is one with an unreachable part");
+    fake.set_answer(Err(QueueError::Unavailable("busy".into())));
+    for _ in 0..2 {
+        let answer = server.get("/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "a failure is seen at once: {answer}");
+    }
+    fake.set_answer(Ok(QueueStats::default()));
+    assert_eq!(asked().await, 1);
+    server.stop().await;
+
+    let server = Server::with_calls(Arc::clone(&fake), calls, Duration::ZERO).await;
+    let before = fake.asked.load(Ordering::Relaxed);
+    for _ in 0..3 {
+        server.get("/readyz").await;
+    }
+    assert_eq!(fake.asked.load(Ordering::Relaxed) - before, 6, "a file is asked by each request");
     server.stop().await;
 }
 

@@ -57,6 +57,20 @@ impl Probe for FakeProbe {
     }
 }
 
+/// Healthy probe of a process that has made this many calls to the queue.
+struct CountedCalls(Arc<AtomicUsize>);
+
+#[async_trait]
+impl Probe for CountedCalls {
+    async fn check(&self) -> Condition {
+        Condition::Healthy
+    }
+
+    fn calls(&self) -> u64 {
+        u64::try_from(self.0.load(Ordering::Relaxed)).expect("small")
+    }
+}
+
 /// Fake queue with figures set by the test; with `None` it never answers. It is durable while nothing is
 /// delayed.
 pub(crate) struct FakeQueue {
@@ -164,6 +178,7 @@ impl QueueAdmin for FakeQueue {
                 .then(|| Weakness::new("appendonly is no", "CONFIG SET appendonly yes"))
                 .into_iter()
                 .collect(),
+            vouched: Vec::new(),
             unreachable: (weak_part(&self.answer).then(|| "shard 3: Redis: connection refused".to_owned()))
                 .into_iter()
                 .collect(),
@@ -192,17 +207,35 @@ impl Server {
         live: Vec<Component>,
         ready: Vec<Component>,
     ) -> Self {
-        let queue = queue.map(|admin| WatchedQueue { admin, depth_max: DEPTH_MAX });
+        let queue =
+            queue.map(|admin| WatchedQueue { admin, depth_max: DEPTH_MAX, idle_check: Duration::ZERO });
         let ops = Ops::new(registry, queue, live, ready, Arc::new(FixedClock)).expect("all names are free");
         Self::serving(ops).await
     }
 
     /// Starts a server with a queue that answers, in a process that saw `used` when it used the queue.
     pub(crate) async fn with_used_queue(used: FakeProbe) -> Self {
-        let queue = WatchedQueue { admin: queue(Some(Ok(QueueStats::default()))), depth_max: DEPTH_MAX };
+        let queue = WatchedQueue {
+            admin: queue(Some(Ok(QueueStats::default()))),
+            depth_max: DEPTH_MAX,
+            idle_check: Duration::ZERO,
+        };
         let (registry, clock) = (Registry::new(), Arc::new(FixedClock));
         let ops = Ops::new(registry, Some(queue), Vec::new(), Vec::new(), clock).expect("all names are free");
         Self::serving(ops.with_queue_probe(Arc::new(used))).await
+    }
+
+    /// Starts a server in a process that has made `calls` to the queue; the figures of an empty queue hold for
+    /// `idle_check`.
+    pub(crate) async fn with_calls(
+        admin: Arc<FakeQueue>,
+        calls: Arc<AtomicUsize>,
+        idle_check: Duration,
+    ) -> Self {
+        let queue = WatchedQueue { admin, depth_max: DEPTH_MAX, idle_check };
+        let (registry, clock) = (Registry::new(), Arc::new(FixedClock));
+        let ops = Ops::new(registry, Some(queue), Vec::new(), Vec::new(), clock).expect("all names are free");
+        Self::serving(ops.with_queue_probe(Arc::new(CountedCalls(calls)))).await
     }
 
     #[expect(clippy::disallowed_methods, reason = "every test awaits the server it starts")]

@@ -95,9 +95,12 @@ fn a_password_with_raw_special_characters_is_read_or_refused_with_the_way_to_wri
 #[test]
 fn parameters_of_other_libraries_are_left_out_and_named_and_unknown_ones_only_numbered() {
     let url = "postgres://me@h/x?schema=public&pool_timeout=10&supa=base-pooler.x&sslmode=require";
-    assert_eq!(ignored(url), Ignored { names: vec!["schema", "pool_timeout", "supa"], numbers: vec![] });
+    assert_eq!(
+        ignored(url),
+        Ignored { names: vec!["schema", "pool_timeout", "supa"], numbers: vec![], pooler: None }
+    );
     let url = "postgres://me@h/x?sslmode=require&password=a&ImASecret=1";
-    assert_eq!(ignored(url), Ignored { names: vec![], numbers: vec![3] });
+    assert_eq!(ignored(url), Ignored { names: vec![], numbers: vec![3], pooler: None });
 }
 
 #[test]
@@ -235,6 +238,39 @@ fn what_says_that_a_pooler_stands_before_the_server_is_heard() {
     ] {
         assert_eq!(parsed(&format!("postgres://me@h/x?{query}")).pooled, pooled, "{query}");
     }
+}
+
+#[test]
+fn a_host_or_port_of_a_pooler_is_a_sign_unless_the_url_or_a_setting_says_what_there_is() {
+    for (url, is_sign) in [
+        ("postgres://me:pw@ep-cool-1-pooler.eu-central-1.aws.neon.tech/neondb?sslmode=require", true),
+        ("postgres://me.ref:pw@aws-0-eu-central-1.pooler.supabase.com:6543/postgres", true),
+        ("postgres://me.ref:pw@aws-0-eu-central-1.pooler.supabase.com:6543/postgres?pgbouncer=true", false),
+        ("postgres://me.ref:pw@aws-0-eu-central-1.pooler.supabase.com:6543/postgres?pgbouncer=false", false),
+        ("postgres://me.ref:pw@aws-0-eu-central-1.pooler.supabase.com:5432/postgres", false),
+        ("postgres://me:pw@a,b-pooler.example/x", true),
+        ("postgres:///app?host=/run/my-pooler.d&port=6543", false),
+        ("postgres://me:pw@db.example/x", false),
+    ] {
+        assert_eq!(parsed(url).pooler_sign().is_some(), is_sign, "{url}");
+        assert_eq!(ignored(url).pooler.is_some(), is_sign, "{url}");
+        let settings = |pgbouncer| PostgresSettings { url: url.to_owned(), pgbouncer, ..settings("") };
+        let sign_with =
+            |pgbouncer| Address::of(&settings(pgbouncer)).map(|(_, ignored)| ignored.pooler.is_some());
+        assert_eq!((sign_with(false), sign_with(true)), (Ok(is_sign), Ok(false)), "{url}");
+    }
+    let address = parsed("postgres://me@db.example/x");
+    address.link().refused_settings();
+    assert_eq!(address.pooler_sign(), Some(pooler::REFUSED_SETTINGS));
+}
+
+#[test]
+fn a_limit_of_connections_for_the_clients_of_a_pooler_is_left_out_and_named() {
+    // As Prisma's documentation writes it for functions.
+    let (address, ignored) = Address::of(&settings("pgbouncer=true&connection_limit=1")).expect("it is read");
+    assert!(address.pooled && ignored.names.contains(&"connection_limit"), "{ignored:?}");
+    let declared = PostgresSettings { pgbouncer: true, ..settings("connection_limit=1") };
+    assert!(Address::of(&declared).is_ok_and(|(address, _)| address.pooled));
 }
 
 fn settings(query: &str) -> PostgresSettings {

@@ -1,6 +1,7 @@
 //! Words for the SQLSTATEs that are known here. None quotes a value.
 
 use crate::address::Address;
+use crate::pooler;
 
 /// Returns what is wrong with the values, if they are the cause.
 pub(super) fn data(state: &str) -> Option<&'static str> {
@@ -46,9 +47,10 @@ pub(super) fn deployment(address: &Address, state: &str, words: Option<&str>) ->
             "{}: the schema holds tables of another program; choose another schema (setting schema)",
             said("a table exists already")
         ),
-        "26000" | "42P05" => "a prepared statement is lost: behind a PgBouncer in transaction mode, set \
-                              pgbouncer = yes"
-            .to_owned(),
+        "26000" | "42P05" => format!(
+            "a prepared statement is lost, or is another client's: a pooler in transaction mode stands before the server; {}",
+            pooler::FIX
+        ),
         "XX001" | "XX002" => "its data is corrupted: see the server's log".to_owned(),
         _ => match state.get(..2)? {
             "28" | "3D" | "3F" | "42" | "0A" => said("the statement is refused"),

@@ -85,7 +85,7 @@ pub(super) async fn apply(
     // snapshots to end.
     let mut second = database.connect().await?;
     // Whether a connection keeps its session outside of transactions.
-    let own_session = !settings.pgbouncer;
+    let own_session = !database.address().pooled;
     let mut run = Run { database, schema, connection: &mut second.connection, own_session };
     for step in STEPS.iter().filter(|step| pending.contains(&step.name)) {
         let is_begun = state.rows.iter().any(|row| row.name == format!("{}{UNFINISHED}", step.name));

@@ -43,9 +43,9 @@ struct Inner {
 }
 
 impl Bell {
-    pub(super) fn new(database: &Arc<Database>, schema: &str, pooled: bool) -> Self {
+    pub(super) fn new(database: &Arc<Database>, schema: &str) -> Self {
         let address = database.address();
-        let hosts = if pooled || address.pooled { Vec::new() } else { address.hosts.clone() };
+        let hosts = if address.pooled { Vec::new() } else { address.hosts.clone() };
         let (last, wanted, schema) = (watch::Sender::new(0), Notify::new(), schema.to_owned());
         let inner = Inner { last, wanted, database: Arc::downgrade(database), schema, hosts };
         Self { inner: Arc::new(inner), task: Mutex::default() }

@@ -111,7 +111,7 @@ impl PostgresStore {
         let (statements, access) = (Statements::new(&schema), access::Statements::new(&schema));
         let guard = Guard::new(address.clone(), &schema);
         let database = Arc::new(Database::new(address, &settings).guarded(guard));
-        let bell = Bell::new(&database, &schema, settings.pgbouncer);
+        let bell = Bell::new(&database, &schema);
         Ok(Self {
             database,
             clock,

@@ -44,6 +44,32 @@ async fn everything_works_behind_a_pgbouncer_in_transaction_mode() {
     workers.join_all().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_url_as_prisma_writes_it_for_a_pooler_is_enough() {
+    let world = World::empty().await;
+    let bouncer = PgBouncer::start(world.server).await;
+    let url = format!(
+        "{}?pgbouncer=true&connection_limit=1&pool_timeout=0&schema=public&statement_cache_size=0",
+        bouncer.url(&world.database)
+    );
+    let settings = PostgresSettings { url, ..world.settings.clone() };
+    assert!(!settings.pgbouncer);
+    assert_eq!(apply_migrations(&settings).await, Ok(ALL.to_vec()));
+    // The triggers of the change feed are changed in a schema that is in use.
+    for changes in [false, true] {
+        let settings = PostgresSettings { changes, ..settings.clone() };
+        assert_eq!(apply_migrations(&settings).await, Ok(Vec::new()), "changes: {changes}");
+    }
+    // More stores than PgBouncer has connections, so that each meets the sessions of others.
+    let stores: Vec<_> = (0..4).map(|_| open(&settings)).collect();
+    for batch in 0..5 {
+        for store in &stores {
+            store.apply_many(&[user_change("user_0", batch)]).await.expect("the store applies it");
+            assert!(store.get(&USERS, "user_0").await.expect("the store reads a row").is_some());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_pooler_that_refuses_settings_of_a_session_gets_sessions_without_them() {
     let world = World::new().await;
@@ -131,7 +157,11 @@ async fn without_the_setting_the_error_names_it() {
     for _ in 0..10 {
         if let Err(error) = open(&settings).apply_many(&[user_change("user_1", 0)]).await {
             let StoreError::Deployment(text) = error else { panic!("{error}") };
-            assert!(text.contains("set pgbouncer = yes"), "{text}");
+            for word in
+                ["a prepared statement", "pooler", "set pgbouncer = yes", "pgbouncer=true", "direct URL"]
+            {
+                assert!(text.contains(word), "{word}: {text}");
+            }
             return;
         }
     }

@@ -42,7 +42,7 @@ impl Sizes {
 impl RedisQueue {
     pub(super) async fn audit_all(&self, repair: bool) -> Result<Audit, QueueError> {
         let mut audit = Audit::default();
-        for shard in &self.shards {
+        for shard in &*self.shards {
             self.audit_shard(shard, repair, &mut audit).await?;
         }
         Ok(audit)

@@ -95,7 +95,7 @@ impl RedisQueue {
     /// Writes to the first shard that accepts it, confirmed like a delivery.
     pub(super) async fn write_probe(&self) -> Result<(), QueueError> {
         let mut failed = QueueError::Unavailable(format!("{}: no shard was asked", self.address()));
-        for shard in &self.shards {
+        for shard in &*self.shards {
             let mut command = redis::cmd("HSET");
             command.arg(shard.keys.meta()).arg("asked_at").arg(0);
             let call = Call { command: &command, script: None, confirm: true };

@@ -11,7 +11,7 @@ use rollbook_core::queue::{Lease, LeaseRequest, LeaseRequestId, LeaseToken, Queu
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::idle::Pauses;
+use super::idle::{Cursors, Pauses};
 use super::{BATCH_MAX, RedisQueue, Shard};
 use crate::id;
 use crate::pool::Call;
@@ -45,9 +45,9 @@ impl Unanswered {
     }
 }
 
-/// Answer of the script: epoch, recreated groups, entries without a message, cursor, milliseconds until
-/// something is due, leases.
-type Answer = (Option<String>, Vec<String>, u64, String, i64, Vec<Row>);
+/// Answer of the script: epoch, recreated groups, entries without a message, last entries of the two streams,
+/// milliseconds until something is due, leases.
+type Answer = (Option<String>, Vec<String>, u64, String, String, i64, Vec<Row>);
 
 /// Lease: token, due time, attempt, unsettled, id, value.
 type Row = (String, i64, u32, u32, Vec<u8>, Vec<u8>);
@@ -64,7 +64,7 @@ impl RedisQueue {
             if !leases.is_empty() || left.is_zero() {
                 return Ok(leases);
             }
-            self.wait(left).await?;
+            self.wait(left).await;
         }
     }
 
@@ -123,13 +123,15 @@ impl RedisQueue {
         request: &LeaseRequest,
         is_first: bool,
     ) -> Result<Vec<(i64, Lease)>, QueueError> {
-        let pauses = Pauses::of(self.shards.len(), self.has_blocking_read());
+        let news = shard.idle.news();
         let answer = self.call_lease(shard, request, is_first).await;
-        let (epoch, recreated, without_message, cursor, wait, found) = match answer {
+        let (epoch, recreated, without_message, new, bell, wait, found) = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 self.unanswered.put(request.id, shard.index);
+                self.listener.reconnect();
                 // Unreachable servers are logged where they are detected.
+                let pauses = Pauses::without_listener(self.shards.len());
                 let is_new = shard.idle.fail(Instant::now(), error.clone(), pauses);
                 if is_new && self.servers.is_cluster() && !matches!(error, QueueError::Unavailable(_)) {
                     error!("shard {} leases no messages, while other shards do: {error}", shard.index);
@@ -142,12 +144,10 @@ impl RedisQueue {
             self.log_anomalies(&recreated, without_message);
         }
         if found.is_empty() {
-            shard.idle.begin(
-                Instant::now(),
-                cursor,
-                u64::try_from(wait).ok().map(Duration::from_millis),
-                pauses,
-            );
+            let next_due_after = u64::try_from(wait).ok().map(Duration::from_millis);
+            let cursors = Cursors { new, bell };
+            shard.idle.begin(Instant::now(), news, cursors, next_due_after, self.pauses());
+            self.listener.shard_is_idle();
         } else {
             shard.idle.end();
         }

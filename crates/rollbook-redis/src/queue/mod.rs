@@ -13,7 +13,6 @@
 //! * The stream's group records which consumer holds an entry; a sorted set records until when, with one
 //!   member per batch of leases.
 //! * Blocking reads run on a separate connection and take nothing: a script leases the messages afterwards.
-//!   Cancelling a blocking read loses nothing.
 
 mod admin;
 mod audit;
@@ -25,6 +24,7 @@ mod enqueue;
 mod idle;
 mod lease;
 mod list;
+mod listener;
 mod ownership;
 mod remove;
 mod room;
@@ -72,13 +72,13 @@ pub struct RedisQueue {
     due_times: ClockSource,
     scripts: Arc<Scripts>,
     servers: Servers,
-    shards: Vec<Shard>,
+    shards: Arc<[Shard]>,
     /// Consumer name of this process in the groups.
     consumer: String,
     /// Shard at which the next lease starts.
     next_start: AtomicUsize,
     reaped_at: Mutex<Option<Instant>>,
-    blocking_read: wait::BlockingRead,
+    listener: Arc<listener::Listener>,
     unanswered: lease::Unanswered,
 }
 
@@ -127,6 +127,7 @@ impl RedisQueue {
         let keys: Vec<Keys> = (0..shards).map(|shard| Keys::of(&settings.key_prefix, shard)).collect();
         let options = Options {
             strict: settings.strict,
+            trusted: settings.trusted,
             replicas: settings.replicas,
             call_timeout: settings.call_timeout,
         };
@@ -144,7 +145,7 @@ impl RedisQueue {
             consumer: consumer_name(),
             next_start: AtomicUsize::new(0),
             reaped_at: Mutex::new(None),
-            blocking_read: wait::BlockingRead::default(),
+            listener: Arc::default(),
             unanswered: lease::Unanswered::default(),
         })
     }

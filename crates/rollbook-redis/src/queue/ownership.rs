@@ -38,7 +38,7 @@ impl RedisQueue {
     /// cluster or no node answers.
     pub async fn full_coverage(&self) -> Option<FullCoverage> {
         let mut found = None;
-        for shard in &self.shards {
+        for shard in &*self.shards {
             let info = self.command_on::<String>(shard, cmd("INFO").arg("cluster")).await;
             if !info.is_ok_and(|info| info.lines().any(|line| line.trim() == "cluster_enabled:1")) {
                 continue;
@@ -64,7 +64,7 @@ impl RedisQueue {
     /// Fails if the server can't be asked.
     pub async fn exists(&self) -> Result<bool, QueueError> {
         let mut failed = None;
-        for shard in &self.shards {
+        for shard in &*self.shards {
             match self.command_on::<u64>(shard, cmd("EXISTS").arg(shard.keys.all())).await {
                 Ok(0) => {}
                 Ok(_) => return Ok(true),
@@ -81,7 +81,7 @@ impl RedisQueue {
     /// Fails if the server can't be asked.
     pub async fn ownership(&self) -> Result<Ownership, QueueError> {
         let keys = format!("{{{}:*", self.settings.key_prefix);
-        for shard in &self.shards {
+        for shard in &*self.shards {
             let owner: Result<Option<String>, _> =
                 self.command_on(shard, cmd("HGET").arg(shard.keys.meta()).arg("owner")).await;
             let owner = match owner {
@@ -107,7 +107,7 @@ impl RedisQueue {
     /// Fails if the server can't be asked.
     pub async fn server_time(&self) -> Result<Timestamp, QueueError> {
         let mut failed = None;
-        for shard in &self.shards {
+        for shard in &*self.shards {
             match self.command_on::<(i64, i64)>(shard, &cmd("TIME")).await {
                 Ok((seconds, micros)) => {
                     return Ok(Timestamp::from_millis(
@@ -126,7 +126,7 @@ impl RedisQueue {
     /// # Errors
     /// Fails if a server can't be asked; part of the queue may remain.
     pub async fn remove(&self) -> Result<(), QueueError> {
-        for shard in &self.shards {
+        for shard in &*self.shards {
             let _: u64 = self.command_on(shard, cmd("UNLINK").arg(shard.keys.all())).await?;
             *shard.epoch() = None;
         }

@@ -12,7 +12,7 @@ impl RedisQueue {
     /// Servers that do not answer or forbid the command are skipped.
     pub(super) async fn read_space(&self) -> Result<StorageSpace, QueueError> {
         let (mut asked, mut fullest) = (BTreeSet::new(), StorageSpace::default());
-        for shard in &self.shards {
+        for shard in &*self.shards {
             let Ok(server) = self.servers.server_of(shard.index).await else { continue };
             if !asked.insert(server.node().cloned()) {
                 continue;

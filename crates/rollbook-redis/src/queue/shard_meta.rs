@@ -69,7 +69,7 @@ impl RedisQueue {
     /// shards are updated.
     pub(super) async fn store_owner(&self) -> Result<(), QueueError> {
         let mut failed = None;
-        for shard in &self.shards {
+        for shard in &*self.shards {
             if let Err(error) = self.store_owner_in(shard).await {
                 failed = failed.or(Some(error));
             }

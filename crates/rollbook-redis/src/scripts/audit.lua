@@ -180,7 +180,10 @@ local function index(which, cursor)
 end
 
 if what == 'counts' then return counts() end
-if what == 'leases' then return check_leases(tonumber(ARGV[4])) end
 if what == 'bodies' then return bodies(ARGV[4]) end
-if what == 'restore' then return restore() end
-return index(ARGV[4], ARGV[5])
+if what == 'index' then return index(ARGV[4], ARGV[5]) end
+local before = repairs and first_due()
+local found
+if what == 'leases' then found = check_leases(tonumber(ARGV[4])) else found = restore() end
+if repairs and found > 0 then notify_of_due(before) end
+return found

@@ -1,8 +1,8 @@
 -- Leases due messages, oldest due time first. ARGV: clock, consumer, lane and number of the request, maximum
 -- messages, maximum bytes of bodies as received, 1 if the first message is leased whatever its size, duration
 -- of the lease, maximum time until anything can be due. Returns: epoch or nothing; recreated groups; number
--- of entries without a message; last delivered entry; milliseconds until something is due, or -1; leases,
--- each as token, due, attempt, unsettled, id, value.
+-- of entries without a message; last delivered entry; last entry of BELL; milliseconds until something is due, or
+-- -1; leases, each as token, due, attempt, unsettled, id, value.
 --
 -- New messages wait in one stream and are read through its group. A message that is delivered again (after a
 -- backoff, a release, a redrive, or an expired lease) gets a new entry in the other stream, which is read in
@@ -361,9 +361,11 @@ if #leases == 0 then
   if failed then return failed end
 end
 
-local cursor, wait = '', -1
+local cursor, bell, wait = '', '', -1
 if #leases == 0 then
   cursor = last_delivered()
+  local rung = redis.call('XREVRANGE', BELL, '+', '-', 'COUNT', 1)[1]
+  bell = rung and rung[1] or '0-0'
   for _, waiting in ipairs({DUE, LEASES}) do
     local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
     if first[2] then
@@ -374,4 +376,4 @@ if #leases == 0 then
 end
 local epoch = redis.call('HGET', META, 'epoch')
 if not epoch and #recreated == 0 and redis.call('HLEN', MESSAGES) > 0 then epoch = '' end
-return {epoch, recreated, without_message, cursor, wait, leases}
+return {epoch, recreated, without_message, cursor, bell, wait, leases}

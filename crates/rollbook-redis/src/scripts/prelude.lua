@@ -1,6 +1,6 @@
 -- Shared by all scripts. KEYS are all keys of one shard, always in this order; ARGV[1] is the current time in
 -- milliseconds, or empty for the server's clock.
-local NEW, AGAIN, MESSAGES, DUE, TRIES, LEASES, AGES, DEAD, FAILURES, META, REQUESTS, DISCARDED = unpack(KEYS)
+local NEW, AGAIN, MESSAGES, DUE, TRIES, LEASES, AGES, DEAD, FAILURES, META, REQUESTS, DISCARDED, BELL = unpack(KEYS)
 local GROUP = 'workers'
 
 -- Maximum entries per batch, and per call.
@@ -63,4 +63,18 @@ local function next_dead_position()
   local position = string.format('%.0f', math.max(last + 1, now * 1024))
   redis.call('HSET', META, 'dead_position', position)
   return position
+end
+
+-- Due time of the waiting message that is due first, or nothing.
+local function first_due()
+  return tonumber(redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2])
+end
+
+-- Notifies idle workers if a message is due earlier than `before`, the first due time before the change. The
+-- entry has the number of milliseconds until then. A failure is ignored: workers also poll from time to time.
+local function notify_of_due(before)
+  local first = first_due()
+  if first and not (before and before <= first) then
+    redis.pcall('XADD', BELL, 'MAXLEN', 1, '*', 'after', string.format('%.0f', math.max(first - now, 0)))
+  end
 end

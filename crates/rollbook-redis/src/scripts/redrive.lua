@@ -1,10 +1,13 @@
 -- Redrives dead letters. ARGV: clock, maximum waiting messages, ids. Returns the number redriven, and 1 if
 -- the limit stopped the others.
 local room = tonumber(ARGV[2]) - redis.call('HLEN', MESSAGES) + redis.call('ZCARD', DEAD)
-local moved = 0
+local moved, is_full, before = 0, 0, first_due()
 for index = 3, #ARGV do
   local id = ARGV[index]
-  if moved >= room then return {moved, 1} end
+  if moved >= room then
+    is_full = 1
+    break
+  end
   local value = redis.call('HGET', MESSAGES, id)
   if value and redis.call('ZSCORE', DEAD, id) then
     redis.call('ZADD', DUE, now, id)
@@ -15,4 +18,5 @@ for index = 3, #ARGV do
     moved = moved + 1
   end
 end
-return {moved, 0}
+if moved > 0 then notify_of_due(before) end
+return {moved, is_full}

@@ -76,7 +76,12 @@ end
 
 acknowledge(NEW)
 acknowledge(AGAIN)
-for _ = 1, tonumber(next_argument()) do settle_other() end
+local others = tonumber(next_argument())
+if others > 0 then
+  local before = first_due()
+  for _ = 1, others do settle_other() end
+  notify_of_due(before)
+end
 while position <= #ARGV do
   local name = next_argument()
   if #unsettled_of(name, 1) == 0 then redis.call('ZREM', LEASES, name) end

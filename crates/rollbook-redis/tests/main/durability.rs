@@ -6,8 +6,8 @@ use rollbook_core::queue::{Consumer as _, DeadLetterFilter, QueueAdmin as _, Que
 use rollbook_redis::{RedisQueue, RedisSettings};
 use rollbook_testkit::servers::redis::RedisServer;
 
-use crate::fake::{Fake, HANGS_UP};
-use crate::support::{LONG, discarded, enqueue, names, open, redriven, settings, try_enqueue};
+use crate::fake::{FORBIDDEN, Fake, HANGS_UP};
+use crate::support::{LONG, discarded, drain, enqueue, names, open, redriven, settings, try_enqueue};
 use rollbook_testkit::queues::request;
 
 /// Settings of a server, and the start of the weakness text.
@@ -125,7 +125,58 @@ async fn unreadable_settings_are_a_weakness() {
     server.cli(&["acl", "setuser", "limited", "on", ">pw", "~*", "+@all", "-config"]);
     let url = server.url().replace("redis://", "redis://limited:pw@");
     let [weakness] = &weaknesses(&open(settings(url))).await[..] else { panic!("one") };
-    assert!(weakness.contains("grant the user +config|get"), "{weakness}");
+    assert!(weakness.contains("grant the user +config|get") && weakness.contains("trusted"), "{weakness}");
+}
+
+#[tokio::test]
+async fn with_trusted_the_operator_vouches_for_what_a_server_without_config_does_not_prove() {
+    let server = RedisServer::start_with(&[("rename-command", "CONFIG hidden")]).await;
+    server.cli(&["acl", "setuser", "limited", "on", ">pw", "~*", "+@all", "-@dangerous", "+info"]);
+    for url in [server.url(), server.url().replace("redis://", "redis://limited:pw@")] {
+        let trusted = open(RedisSettings { strict: false, trusted: true, ..settings(url) });
+        let found = trusted.durability().await.expect("the server answers");
+        assert_eq!((found.weaknesses.clone(), found.is_degraded()), (vec![], false));
+        let [vouched] = &found.vouched[..] else { panic!("one: {found:?}") };
+        assert!(vouched.starts_with("appendfsync can't be read"), "{vouched}");
+        enqueue(&trusted, &names("msg", 0..1)).await;
+        assert_eq!(drain(&trusted).await.len(), 1);
+        // INFO shows these, whoever vouches.
+        server.cli(&["hidden", "set", "maxmemory-policy", "allkeys-lru"]);
+        let [weakness] = &weaknesses(&trusted).await[..] else { panic!("one") };
+        assert!(weakness.starts_with("maxmemory-policy is allkeys-lru"), "{weakness}");
+        server.cli(&["hidden", "set", "maxmemory-policy", "noeviction"]);
+    }
+}
+
+#[tokio::test]
+async fn with_trusted_a_server_without_a_log_is_vouched_for_and_a_good_server_needs_nobody() {
+    let server = RedisServer::start_with(&[("appendonly", "no")]).await;
+    let trusted =
+        |server: &RedisServer| open(RedisSettings { strict: false, trusted: true, ..settings(server.url()) });
+    let found = trusted(&server).durability().await.expect("the server answers");
+    assert_eq!(found.weaknesses, []);
+    assert!(found.vouched[0].starts_with("appendonly is no"), "{found:?}");
+    let good = RedisServer::start().await;
+    let found = trusted(&good).durability().await.expect("the server answers");
+    assert_eq!((found.weaknesses, found.vouched), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn without_config_each_delivery_waits_until_the_disk_is_confirmed() {
+    let fake = Fake::start("CONFIG", FORBIDDEN).await;
+    let degraded = open(RedisSettings { strict: false, ..settings(fake.url()) });
+    let [weakness] = &weaknesses(&degraded).await[..] else { panic!("one") };
+    assert!(weakness.contains("waits until WAITAOF confirms the disk"), "{weakness}");
+    fake.waitaof(1, 0);
+    enqueue(&degraded, &names("msg", 0..1)).await;
+    assert!(fake.last_two()[1].starts_with("WAITAOF 1 0"), "{:?}", fake.last_two());
+    fake.waitaof(0, 0);
+    let refused = try_enqueue(&degraded, &names("msg", 0..1)).await;
+    let Err(QueueError::Unavailable(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("0 of 1 local disks have the write"), "{text}");
+    // Whoever vouches does not wait.
+    let trusted = open(RedisSettings { strict: false, trusted: true, ..settings(fake.url()) });
+    enqueue(&trusted, &names("msg", 0..1)).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,9 @@ use tokio::task::JoinSet;
 /// Marks a closed connection instead of an answer.
 pub(crate) const HANGS_UP: &str = "";
 
+/// Value of CONFIG at a server that forbids it.
+pub(crate) const FORBIDDEN: &str = "forbidden";
+
 /// A Redis 7.2 without data.
 pub(crate) struct Fake {
     port: u16,
@@ -112,12 +115,15 @@ impl State {
                 bulk(&facts.map(|name| format!("{name}:{}\r\n", self.fact(name))).concat())
             }
             ["CONFIG", ..] if self.odd == ("CONFIG", HANGS_UP) => HANGS_UP.to_owned(),
+            ["CONFIG", ..] if self.odd == ("CONFIG", FORBIDDEN) => {
+                "-ERR unknown command 'CONFIG', with args beginning with: 'GET'\r\n".to_owned()
+            }
             ["CONFIG", ..] => {
                 let names = ["appendfsync", "no-appendfsync-on-rewrite"];
                 format!("*4\r\n{}", names.map(|name| bulk(name) + &bulk(self.fact(name))).concat())
             }
-            // After the eleven keys and the clock, set_up has the format and enqueue the limit.
-            ["EVALSHA", _, _, arguments @ ..] if arguments.get(11 + 1) == Some(&"1") => {
+            // After the twelve keys and the clock, set_up has the format and enqueue the limit.
+            ["EVALSHA", _, _, arguments @ ..] if arguments.get(12 + 1) == Some(&"1") => {
                 format!("*4\r\n{}{}{}{}", bulk("1"), bulk("1"), bulk("an epoch"), bulk(""))
             }
             ["EVALSHA", ..] => "*2\r\n:0\r\n*1\r\n:1\r\n".to_owned(),

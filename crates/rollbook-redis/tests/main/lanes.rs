@@ -93,6 +93,7 @@ async fn consumers_of_ended_processes_are_deleted_once_they_hold_nothing() {
         "meta",
         "requests",
         "discarded",
+        "bell",
     ];
     let keys = names_of_keys.map(|name| key(0, name));
     let reap = |silent_for: &str| {

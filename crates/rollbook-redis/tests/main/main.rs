@@ -13,6 +13,7 @@ mod idle;
 mod lanes;
 mod lost_answers;
 mod memory;
+mod notifications;
 mod outages;
 mod owner;
 mod partial;

@@ -24,15 +24,18 @@ pub(crate) fn settings(url: String) -> RedisSettings {
     RedisSettings {
         url,
         ca_file: None,
+        fingerprints: Vec::new(),
         key_prefix: KEY_PREFIX.to_owned(),
         owner: Owner::default(),
         depth_max: 1_000_000,
         shards: 1,
         strict: true,
+        trusted: false,
         replicas: 0,
         due_ahead_max: Duration::from_secs(600),
         lease_for: Duration::from_secs(60),
         call_timeout: Duration::from_secs(5),
+        idle_poll: Duration::from_secs(20),
     }
 }
 

@@ -54,6 +54,98 @@ async fn a_server_with_a_private_certificate_is_trusted_with_its_authority_and_r
     drop(server);
 }
 
+fn bytes(fingerprint: &str) -> [u8; 32] {
+    let byte = |pair: &str| u8::from_str_radix(pair, 16).expect("hexadecimal");
+    fingerprint.split(':').map(byte).collect::<Vec<_>>().try_into().expect("a fingerprint")
+}
+
+fn pinning(fingerprints: &[&str], port: u16) -> RedisSettings {
+    RedisSettings {
+        fingerprints: fingerprints.iter().map(|text| bytes(text)).collect(),
+        ..trusting(None, port)
+    }
+}
+
+#[tokio::test]
+async fn a_refused_certificate_is_described_with_the_reason_and_what_to_set() {
+    for (certificates, ca_file, words) in [
+        (
+            Certificates::new(),
+            None,
+            &[
+                "of CN=server",
+                "issued by CN=ours",
+                "no trusted authority signed it",
+                "redis_ca_file",
+                "redis_fingerprint",
+            ][..],
+        ),
+        (
+            Certificates::signed_by_itself(),
+            None,
+            &["of CN=alone", "issued by CN=alone", "signed by itself", "redis_fingerprint"],
+        ),
+        // An authority's certificate that a server uses is not for servers, although the file names it.
+        (
+            Certificates::signed_by_itself(),
+            Some("ca.crt"),
+            &["of CN=alone", "signed by itself", "redis_fingerprint"],
+        ),
+        (
+            Certificates::named("DNS:db.example"),
+            Some("ca.crt"),
+            &[
+                "of CN=server",
+                "is not for 127.0.0.1",
+                "db.example",
+                "write a name of the certificate in the URL",
+            ],
+        ),
+    ] {
+        let (_server, port) = start_with_tls(&certificates).await;
+        let ca_file = ca_file.map(|name| certificates.path(name));
+        let text = refusal(&open(trusting(ca_file.as_deref(), port))).await;
+        println!("{text}");
+        let fingerprint = certificates.fingerprint();
+        for word in
+            words.iter().chain(&["the server's certificate is not trusted", "valid from 20", &fingerprint])
+        {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pinned_certificate_is_trusted_whatever_its_issuer_and_name_and_no_other_is() {
+    for certificates in
+        [Certificates::new(), Certificates::signed_by_itself(), Certificates::named("DNS:db.example")]
+    {
+        let (_server, port) = start_with_tls(&certificates).await;
+        let fingerprint = certificates.fingerprint();
+        let queue = open(pinning(&[&fingerprint], port));
+        enqueue(&queue, &names("msg", 0..5)).await;
+        assert_eq!(drain(&queue).await.len(), 5);
+        let other = Certificates::new().fingerprint();
+        enqueue(&open(pinning(&[&other, &fingerprint], port)), &names("msg", 0..1)).await;
+        let text = refusal(&open(pinning(&[&other], port))).await;
+        assert!(
+            text.contains("redis_fingerprint names another one") && text.contains(&fingerprint),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_fingerprint_with_sentinels_is_refused_with_what_to_set_instead() {
+    let pinned = RedisSettings {
+        url: "rediss+sentinel://127.0.0.1/main".to_owned(),
+        ..pinning(&[&["0F"; 32].join(":")], 1)
+    };
+    let refused = RedisQueue::new(pinned, ClockSource::Server).map(drop);
+    let Err(QueueError::Deployment(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("redis_ca_file"), "{text}");
+}
+
 #[tokio::test]
 async fn tls_on_one_side_only_is_reported() {
     let certificates = Certificates::new();

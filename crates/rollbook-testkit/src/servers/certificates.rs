@@ -32,6 +32,28 @@ impl Certificates {
         these
     }
 
+    /// Creates a server certificate that no authority issued, as `openssl req -x509` does by default: `server.crt`,
+    /// and the same as `ca.crt`.
+    pub fn signed_by_itself() -> Self {
+        let folder = tempfile::Builder::new().permissions(permissions(0o755)).tempdir().expect("a folder");
+        let these = Self(folder);
+        these.openssl(
+            "req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -keyout server.key -out \
+             server.crt -subj /CN=alone -addext subjectAltName=IP:127.0.0.1",
+        );
+        std::fs::copy(these.path("server.crt"), these.path("ca.crt")).expect("our file");
+        std::fs::set_permissions(these.path("server.key"), permissions(0o644)).expect("our file");
+        these
+    }
+
+    /// Returns the SHA-256 fingerprint of the server's certificate, as `openssl` shows it.
+    pub fn fingerprint(&self) -> String {
+        let shown = run(Command::new("openssl")
+            .args(["x509", "-noout", "-fingerprint", "-sha256", "-in", "server.crt"])
+            .current_dir(self.0.path()));
+        shown.trim().rsplit_once('=').expect("a fingerprint").1.to_owned()
+    }
+
     /// Returns the path of one of the files.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)

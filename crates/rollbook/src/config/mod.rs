@@ -25,6 +25,7 @@ pub(crate) mod values;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rollbook_clerk::SecretKey;
 use rollbook_core::signature::SigningSecrets;
@@ -165,6 +166,19 @@ impl Config {
     /// Returns whether all work is refused while an acknowledged delivery could be lost.
     pub(crate) fn is_strict(&self) -> bool {
         self.settings.durability == DurabilityMode::Strict
+    }
+
+    /// Returns whether the operator vouches that the queue's server keeps what it acknowledges.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.settings.durability == DurabilityMode::Trusted
+    }
+
+    /// Returns for how long the figures of an empty queue hold. A file is asked each time: that costs nothing.
+    pub(crate) fn idle_check(&self) -> Duration {
+        match &self.places.queue {
+            Place::Sqlite(_) => Duration::ZERO,
+            Place::Server(_) => self.settings.redis_idle_poll,
+        }
     }
 
     /// Returns the files that values came from, each once.

@@ -25,8 +25,8 @@ use super::setting::{
 };
 use super::url::{Place, Role, ServerUrl};
 use super::values::{
-    api_tokens, api_url, authorized_parties, identifier, issuer, jwks_url, jwt_key, key_prefix, log_filter,
-    secret_key, signing_secrets, webhook_paths,
+    Fingerprint, api_tokens, api_url, authorized_parties, fingerprints, identifier, issuer, jwks_url,
+    jwt_key, key_prefix, log_filter, secret_key, signing_secrets, webhook_paths,
 };
 
 /// Every setting, in the order of the report.
@@ -64,6 +64,12 @@ const MANY: u64 = 1_000_000;
 const BATCH: u64 = 10_000;
 /// Maximum of connections: more than any Postgres allows by default, and far more than one process needs.
 const CONNECTIONS: u64 = 1_000;
+/// Example of a fingerprint.
+const FINGERPRINT: &str =
+    "9F:86:D0:81:88:4C:7D:65:9A:2F:EA:A0:C5:5A:D0:15:A3:BF:4F:1B:2B:0B:82:2C:D1:5D:6C:15:B0:F0:0A:08";
+/// Limits of the pause between an idle worker's polls. A longer read may meet the idle limit of a network.
+const REDIS_IDLE_POLL_MIN: Duration = Duration::from_secs(1);
+const REDIS_IDLE_POLL_MAX: Duration = Duration::from_secs(60);
 
 /// Behaviour while the queue could lose what it acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,6 +78,8 @@ pub(crate) enum DurabilityMode {
     Strict,
     /// Work continues, and the weakness is reported.
     Degraded,
+    /// Work continues: the operator vouches that the queue's server keeps what it acknowledges.
+    Trusted,
 }
 
 /// Form of the log.
@@ -114,9 +122,12 @@ settings! {
                 url(Role::Store).optional("postgres://rollbook@127.0.0.1:5432/rollbook").shared(),
                 "URL of the store: postgres://… or sqlite://PATH; without it embedded";
             durability: DurabilityMode =
-                choice(&[("strict", DurabilityMode::Strict), ("degraded", DurabilityMode::Degraded)])
-                    .or("degraded"),
-                "behaviour while the queue could lose acknowledged deliveries: strict refuses all work, degraded reports it";
+                choice(&[
+                    ("strict", DurabilityMode::Strict), ("degraded", DurabilityMode::Degraded),
+                    ("trusted", DurabilityMode::Trusted),
+                ]).or("degraded"),
+                "behaviour while the queue could lose acknowledged deliveries: strict refuses all work, degraded reports it; trusted: \
+                 you vouch for what a Redis does not show";
             schema: String = text(identifier).or("clerk"),
                 "Postgres schema of the tables";
             deleted_rows: DeletedRows =
@@ -248,6 +259,11 @@ settings! {
                 must(Redis, "less than enqueue_timeout", |s, _| s.redis_timeout < s.enqueue_timeout,
                     "is not shorter than enqueue_timeout, so that a call to a Redis that hangs would outlast \
                      the 503 and keep the next delivery waiting");
+            redis_idle_poll: Duration = duration(REDIS_IDLE_POLL_MAX).or("20s"),
+                "pause between an idle worker's polls, which find what a lost notification hides; also the age of the figures of an \
+                 empty queue in /metrics and /readyz",
+                must(Redis, "at least 1s", |s, _| s.redis_idle_poll >= REDIS_IDLE_POLL_MIN,
+                    "would ask Redis all the time");
             redis_replicas: u32 = count(16).or("0"),
                 "number of Redis replicas that must have a delivery before its 200";
             redis_ca_file: Option<PathBuf> = file().optional("/etc/ssl/private-ca.pem"),
@@ -255,6 +271,15 @@ settings! {
                 must(Redis, "left out, or queue_url a rediss://",
                     |s, p| s.redis_ca_file.is_none() || p.queue.server().is_some_and(ServerUrl::is_redis_tls),
                     "is set, but the connection to Redis is not encrypted");
+            redis_fingerprint: Option<Vec<Fingerprint>> = text(fingerprints).optional(FINGERPRINT),
+                "SHA-256 fingerprint of the certificate of a rediss:// server, or several, separated by commas: trusted instead of any \
+                 authority",
+                must(Redis, "left out, or queue_url a rediss://",
+                    |s, p| s.redis_fingerprint.is_none() || p.queue.server().is_some_and(ServerUrl::is_redis_tls),
+                    "is set, but the connection to Redis is not encrypted"),
+                must(Redis, "left out where redis_ca_file is set",
+                    |s, _| s.redis_fingerprint.is_none() || s.redis_ca_file.is_none(),
+                    "and redis_ca_file are both set: one certificate, or all of an authority");
         }
         ("Worker", "Leasing and applying of messages.") => {
             lanes: usize = number(256).or("3"),

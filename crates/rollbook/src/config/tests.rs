@@ -2,9 +2,9 @@
 
 mod forwards;
 mod paths;
+mod redis;
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use super::reader::{Declared, Reader};
 use super::relations::Relation;

@@ -123,8 +123,21 @@ pub(crate) fn place(text: &str, role: Role) -> Result<Place, Wrong> {
             let (what, fix) = role.refusal();
             Err(wrong(what, fix))
         }
+        "prisma" | "prisma+postgres" if role == Role::Store => Err(wrong(
+            "is the URL of Prisma Accelerate, which does not speak Postgres's protocol",
+            "write the direct URL of the database, which Prisma calls directUrl",
+        )),
+        _ if role == Role::Store && is_library_scheme(scheme) => Err(wrong(
+            "begins with the scheme of a library",
+            "write postgresql:// and leave the rest as it is",
+        )),
         _ => Err(wrong("begins with no known scheme", role.fix())),
     }
+}
+
+/// Returns whether a library writes Postgres URLs with this scheme: SQLAlchemy, Django, JDBC.
+fn is_library_scheme(scheme: &str) -> bool {
+    matches!(scheme, "postgis" | "jdbc:postgresql" | "psql" | "pgsql") || scheme.starts_with("postgresql+")
 }
 
 /// Returns whether a URL holds a password: before the host, or in a parameter with a name like `password`.

@@ -294,6 +294,33 @@ pub(crate) fn key_prefix(text: &str) -> Result<String, Wrong> {
     Err(wrong(format!("{} can't begin a key", quoted(text)), "write at most 64 letters, digits, _, - and ."))
 }
 
+/// SHA-256 fingerprint of a certificate.
+pub(crate) type Fingerprint = [u8; 32];
+
+/// Parses SHA-256 fingerprints: 64 hexadecimal digits each, with or without colons.
+pub(crate) fn fingerprints(text: &str) -> Result<Vec<Fingerprint>, Wrong> {
+    let words = text.split([',', ' ']).filter(|word| !word.is_empty());
+    let parsed: Option<Vec<Fingerprint>> = words.map(fingerprint).collect();
+    parsed.filter(|parsed| !parsed.is_empty()).ok_or_else(|| {
+        let fix = "write 64 hexadecimal digits, with or without colons: openssl x509 -noout -fingerprint -sha256 -in FILE shows them";
+        wrong(format!("{} is not a SHA-256 fingerprint", quoted(text)), fix)
+    })
+}
+
+fn fingerprint(word: &str) -> Option<Fingerprint> {
+    let digits: Vec<u8> = word.bytes().filter(|byte| *byte != b':').collect();
+    let mut found = Fingerprint::default();
+    if digits.len() != 2 * found.len() {
+        return None;
+    }
+    for (byte, pair) in found.iter_mut().zip(digits.chunks(2)) {
+        *byte = pair.iter().try_fold(0, |value, digit| {
+            Some(value << 4 | u8::try_from(char::from(*digit).to_digit(16)?).ok()?)
+        })?;
+    }
+    Some(found)
+}
+
 /// Parses a plain SQL identifier.
 pub(crate) fn identifier(text: &str) -> Result<String, Wrong> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';

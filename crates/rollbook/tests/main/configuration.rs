@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 67] = [
+const WRONG: [(&str, &str); 69] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -16,6 +16,8 @@ const WRONG: [(&str, &str); 67] = [
     ("ROLLBOOK_DURABILITY", "maybe"),
     ("ROLLBOOK_QUEUE_SHARDS", "65"),
     ("ROLLBOOK_REDIS_TIMEOUT", "5"),
+    ("ROLLBOOK_REDIS_IDLE_POLL", "2m"),
+    ("ROLLBOOK_REDIS_FINGERPRINT", "3F:2A"),
     ("ROLLBOOK_REDIS_REPLICAS", "-1"),
     ("ROLLBOOK_REDIS_CA_FILE", ""),
     ("ROLLBOOK_REDIS_KEY_PREFIX", "a{b"),

@@ -59,7 +59,11 @@ fn summary(findings: &Findings, surroundings: &Surroundings) -> Vec<(&'static st
     let count = |number: usize| thousands(number as u64);
     let sent = &findings.sent;
     let durability = &surroundings.durability;
-    let worth = if durability.is_degraded() { "NOT all on the disk" } else { "each durable" };
+    let worth = match (durability.is_degraded(), durability.vouched.is_empty()) {
+        (true, _) => "NOT all on the disk",
+        (false, true) => "each durable",
+        (false, false) => "each durable, for which you vouch",
+    };
     let weaknesses = durability.weaknesses.iter().map(|weakness| ("", format!("degraded: {weakness}")));
     let mut lines = vec![("queue", surroundings.queue.clone())];
     lines.extend(weaknesses);

@@ -15,6 +15,7 @@ use crate::wire::{self, Component, FullCoverage};
 const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
 const POLICIES: &str = "policies";
+const POOLER: &str = "pooler";
 const TRIGGERS: &str = "triggers";
 const CHANGES: &str = "changes";
 /// A worker gives positions within moments, and looks for the changes of other processes every ten seconds.
@@ -51,6 +52,16 @@ fn triggers(functions: &[String]) -> Option<Finding> {
          for both"
     );
     Some(warning(TRIGGERS, found, fix))
+}
+
+/// Reports a pooler that no setting names; `None` if there is no sign of one.
+pub(super) fn pooler(config: &Config) -> Option<Finding> {
+    let (sign, fix) = wire::pooler_sign(config)?;
+    Some(warning(
+        POOLER,
+        format!("the URL of Postgres may lead to a pooler: {sign}"),
+        format!("if it pools transactions, {fix}"),
+    ))
 }
 
 /// Reports policies of the database that may hide rows; `None` if there are none.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollbook_core::queue::{Audit, Producer, QueueError, QueueStats};
+use rollbook_core::queue::{Audit, Durability, Producer, QueueError, QueueStats};
 use rollbook_core::store::{FullStore, PendingCascades, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
@@ -14,7 +14,7 @@ use rollbook_operator::words::{thousands, time};
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs, forwards, in_time, no_answer, notices};
 use crate::config::{Config, Place};
-use crate::startup::{UNVERIFIED, UNVERIFIED_FIX};
+use crate::startup::{TRUSTED, UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Component, Migrations, Queue};
 
 /// Share of the queue's limit from which the depth is a warning.
@@ -52,7 +52,7 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
                     "start its server, or let a replica take over; all other parts work",
                 )
             });
-            let mut findings = weaknesses(config, &durability.weaknesses);
+            let mut findings = weaknesses(config, &durability);
             findings.extend(unreachable);
             findings
         }
@@ -115,10 +115,13 @@ async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<b
     }
 }
 
-fn weaknesses(config: &Config, weaknesses: &[Weakness]) -> Findings {
-    if weaknesses.is_empty() {
+fn weaknesses(config: &Config, durability: &Durability) -> Findings {
+    let Durability { weaknesses, vouched, .. } = durability;
+    if weaknesses.is_empty() && vouched.is_empty() {
         return vec![ok(DURABILITY, "a 200 means: on the disk (fsynced)")];
     }
+    let trusted = (!vouched.is_empty())
+        .then(|| ok(DURABILITY, format!("trusted: {TRUSTED}. Not proved: {}", vouched.join("; "))));
     let found = |Weakness { what, fix }: &Weakness| {
         if config.is_strict() {
             failed(DURABILITY, format!("{what} (strict: nothing starts on it)"), &**fix)
@@ -126,7 +129,7 @@ fn weaknesses(config: &Config, weaknesses: &[Weakness]) -> Findings {
             warning(DURABILITY, what, &**fix)
         }
     };
-    weaknesses.iter().map(found).collect()
+    trusted.into_iter().chain(weaknesses.iter().map(found)).collect()
 }
 
 fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
@@ -202,6 +205,7 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     let newer = notices::newer(config, Component::Store).await;
     std::iter::once(answered(config, asked).await)
         .chain(newer)
+        .chain(notices::pooler(config))
         .chain(left)
         .chain(feed)
         .chain(theirs)

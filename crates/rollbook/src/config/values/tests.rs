@@ -194,3 +194,17 @@ fn a_public_key_is_pem_in_each_usual_form_and_a_private_one_is_refused_without_b
         assert!(!wrong.what.contains("hunter2"), "{}", wrong.what);
     }
 }
+
+#[test]
+fn fingerprints_are_read_with_and_without_colons_and_anything_else_is_refused() {
+    let plain = "0f".repeat(32);
+    let shown = ["0F"; 32].join(":");
+    assert_eq!(fingerprints(&plain), Ok(vec![[0x0f; 32]]));
+    assert_eq!(fingerprints(&format!("{shown}, {plain}")), Ok(vec![[0x0f; 32]; 2]));
+    let wrong =
+        ["", " , ", &plain[1..], &format!("{plain}0"), &plain.replace('f', "g"), "é", &format!("{plain},x")];
+    for wrong in wrong {
+        let refused = fingerprints(wrong).expect_err(wrong);
+        assert!(refused.fix.contains("64 hexadecimal digits"), "{wrong}: {refused:?}");
+    }
+}

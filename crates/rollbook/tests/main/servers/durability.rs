@@ -59,3 +59,30 @@ async fn a_redis_that_weakens_under_strict_takes_nothing_until_it_is_fixed() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn trusted_is_said_in_the_log_in_doctor_in_the_configuration_and_in_a_metric() {
+    let redis = RedisServer::start_with(&[("rename-command", "CONFIG hidden")]).await;
+    let home =
+        Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url()).with("ROLLBOOK_DURABILITY", "trusted");
+    let _rollbook = home.start_ready(&["serve"]).await;
+    let log = home.log();
+    assert!(
+        log.contains("durability is trusted: a 200 means that you vouch for the queue's server"),
+        "{log}"
+    );
+    assert!(log.contains("Not proved: appendfsync can't be read") && !log.contains("degraded: "), "{log}");
+    assert!(!log.contains("a 200 means: on the disk"), "{log}");
+    assert_eq!(readiness(&home, "queue").await, Some((200, "ok".to_owned())));
+    for (metric, value) in [("rollbook_durability_trusted", 1.0), ("rollbook_durability_degraded", 0.0)] {
+        assert_eq!(home.metric(metric).await, Some(value), "{metric}");
+    }
+    assert_eq!(send(&home), 200);
+    assert!(run(&home, &["config"]).ended(0).out.contains("trusted"));
+    let doctor = run(&home, &["doctor"]).out;
+    assert!(doctor.contains("trusted: a 200 means that you vouch"), "{doctor}");
+    // The same server without anybody who vouches.
+    let home = Home::new(BINARY).with("ROLLBOOK_QUEUE_URL", redis.url());
+    let doctor = run(&home, &["doctor"]).out;
+    assert!(doctor.contains("set durability to trusted") && !doctor.contains("you vouch for"), "{doctor}");
+}
