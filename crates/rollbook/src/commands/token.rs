@@ -114,7 +114,7 @@ async fn accepted(token: &str, sessions: Option<SessionSettings>) -> Check {
         );
     };
     let (keys, origin) = match keys {
-        KeySource::Fixed(keys) => (KeySet::clone(&keys.current()), "clerk_jwt_key".to_owned()),
+        KeySource::Fixed(keys) => (keys.current(), "clerk_jwt_key".to_owned()),
         KeySource::Jwks(url) => match fetch_keys(&url, FETCH_TIMEOUT).await {
             Ok(keys) => (Arc::new(keys), url.server().to_owned()),
             Err(why) => return skipped(format!("not verified: the keys can't be fetched: {why}")),
