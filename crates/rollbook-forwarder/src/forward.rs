@@ -321,15 +321,19 @@ impl Forward {
 
     /// Logs that the forward waits, and that it goes on.
     fn note_full(&self, turn: &mut Turn) {
-        match turn.full_changed() {
-            Some(Some(reason)) => warn!(
+        let full = turn.board.full();
+        if !turn.note_full(full.is_some()) {
+            return;
+        }
+        if let Some(reason) = full {
+            warn!(
                 forward = self.settings.name,
                 reason,
                 fix = "rollbook changes status, failed, redrive, discard",
                 "the forward is full: it reads no more changes until some are delivered, redriven or discarded"
-            ),
-            Some(None) => info!(forward = self.settings.name, "the forward reads changes again"),
-            None => {}
+            );
+        } else {
+            info!(forward = self.settings.name, "the forward reads changes again");
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Turn {
     pub(crate) failures: FailureLog,
     saved_at: Instant,
     saved_position: Position,
-    /// Reason why no more is read, as it was logged.
+    /// Whether it was logged that no more is read.
     is_full: bool,
 }
 
@@ -78,11 +78,9 @@ impl Turn {
         self.saved_position = position;
     }
 
-    /// Notes whether the forward is full. Returns the reason when that changes: `Some(None)` when it reads again.
-    pub(crate) fn full_changed(&mut self) -> Option<Option<String>> {
-        let full = self.board.full();
-        let was_full = std::mem::replace(&mut self.is_full, full.is_some());
-        (was_full != full.is_some()).then_some(full)
+    /// Notes whether the forward is full. Returns whether that changed.
+    pub(crate) fn note_full(&mut self, is_full: bool) -> bool {
+        std::mem::replace(&mut self.is_full, is_full) != is_full
     }
 
     /// Time of the board.

@@ -18,26 +18,25 @@ pub struct InHand {
 impl InHand {
     /// Returns the text form: the end of the read, and the open positions as numbers and ranges, such as `90 41,50-53`.
     pub fn encode(&self) -> String {
-        let mut text = format!("{} ", self.through);
+        let mut ranges = Vec::new();
         let mut rest = self.open.iter().copied().peekable();
         while let Some(first) = rest.next() {
             let mut last = first;
             while let Some(next) = rest.next_if(|next| last.checked_add(1) == Some(*next)) {
                 last = next;
             }
-            let comma = if text.ends_with(' ') { "" } else { "," };
-            text += &if first == last { format!("{comma}{first}") } else { format!("{comma}{first}-{last}") };
+            ranges.push(if first == last { first.to_string() } else { format!("{first}-{last}") });
         }
-        text
+        format!("{} {}", self.through, ranges.join(","))
     }
 
     /// Reads the text form. `None` if it is not valid.
     pub fn parse(text: &str) -> Option<Self> {
-        let (through, list) = text.split_once(' ')?;
+        let (through, ranges) = text.split_once(' ')?;
         let through = through.parse().ok()?;
         let mut open: Vec<Position> = Vec::new();
-        for part in list.split(',').filter(|part| !part.is_empty()) {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
+        for range in ranges.split(',').filter(|range| !range.is_empty()) {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
             let (first, last): (Position, Position) = (first.parse().ok()?, last.parse().ok()?);
             let follows = open.last().is_none_or(|before| *before < first);
             let length = usize::try_from(last.checked_sub(first)?).ok()?;

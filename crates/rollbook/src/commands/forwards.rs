@@ -123,7 +123,7 @@ pub(super) async fn failed(store: &dyn FullStore, arguments: Failed) -> anyhow::
     let waiting: u64 =
         all.iter().filter(|of| name.is_none_or(|name| name == of.name)).map(|of| of.waiting).sum();
     if waiting > 0 && !arguments.waiting {
-        text += &format!("\n{} for another attempt: --waiting", many_wait(waiting));
+        text = format!("{text}\n{} for another attempt: --waiting", many_wait(waiting));
     }
     Ok(print(&text)?)
 }
@@ -209,11 +209,11 @@ pub(super) async fn resume(store: &dyn FullStore, arguments: &OneForward) -> any
     }
     let mut text = format!("the forward goes on after position {position}");
     if before < position {
-        text += &format!(": the changes {} to {position} were removed and are not sent", before + 1);
+        text = format!("{text}: the changes {} to {position} were removed and are not sent", before + 1);
     }
     if is_other_feed {
-        text += &format!(
-            "\nthe feed is another one than before: its changes up to {position} count as sent. To send some of them: \
+        text = format!(
+            "{text}\nthe feed is another one than before: its changes up to {position} count as sent. To send some of them: \
              rollbook changes replay {forward} --after POSITION"
         );
     }

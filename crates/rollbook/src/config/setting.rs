@@ -123,13 +123,13 @@ pub(super) fn find(
     let of_file = || named(name.strip_suffix(file_suffix)?).filter(|setting| setting.may_be_in_file());
     let found = named(name).map(|setting| (setting, false)).or_else(|| Some((of_file()?, true)));
     found.ok_or_else(|| {
-        let names = settings.iter().flat_map(|setting| {
+        let known_names = settings.iter().flat_map(|setting| {
             let of_file = setting.may_be_in_file().then(|| format!("{}{file_suffix}", name_of(setting)));
             std::iter::once(name_of(setting)).chain(of_file)
         });
         // A name that differs in its prefix only is meant, whatever else is similar.
         let is_meant = |known: &String| without_prefix(known) == without_prefix(name);
-        let meant = names.clone().find(is_meant).or_else(|| nearest(name, names));
+        let meant = known_names.clone().find(is_meant).or_else(|| nearest(name, known_names));
         let fix = meant.map_or_else(|| otherwise.to_owned(), |meant| format!("did you mean {meant}?"));
         format!("{fix} (rollbook config lists every setting)")
     })
