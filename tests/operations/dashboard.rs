@@ -106,14 +106,20 @@ fn prometheus_can_read_every_expression_and_every_metric_in_it_exists() {
 fn every_metric_is_on_the_dashboard_itself_or_within_a_recorded_series() {
     /// Metrics that only an investigation needs.
     // The position of the change feed means something next to the position of its readers only, and so do the counts of
-    // the API, which most deployments do not have.
-    const ELSEWHERE: [&str; 7] = [
+    // the API, which most deployments do not have. Alerts watch the keys of session tokens and their lengths.
+    const ELSEWHERE: [&str; 13] = [
         "rollbook_connections_closed_total",
         "rollbook_tidied_total",
         "rollbook_changes_position",
         "rollbook_api_requests_total",
         "rollbook_api_readers",
         "rollbook_api_changes_total",
+        "rollbook_api_refreshes_total",
+        "rollbook_session_refusals_total",
+        "rollbook_session_keys",
+        "rollbook_session_key_fetches_total",
+        "rollbook_session_keys_fetched_timestamp_seconds",
+        "rollbook_token_bytes",
         "rollbook_forward_position",
     ];
     let shown = expressions().join("\n");
