@@ -50,7 +50,7 @@ fn every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert() {
     let urls: BTreeSet<String> = values("runbook_url").into_iter().collect();
     // A link is absolute where Prometheus has the external label.
     let anchor = |alert: &String| {
-        format!("{{{{ $externalLabels.rollbook_docs }}}}ops/RUNBOOK.md#{}", alert.to_lowercase())
+        format!("{{{{ $externalLabels.runbook_base }}}}ops/RUNBOOK.md#{}", alert.to_lowercase())
     };
     assert_eq!(urls, alerts().iter().map(anchor).collect());
 }

@@ -10,8 +10,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::shared::Shared;
-
 /// Minimum time between two lines about one reason.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval at which it is checked whether a number is due.
@@ -57,13 +55,14 @@ impl ParkedLog {
         due
     }
 
-    fn report(&self, is_end: bool) {
+    /// Logs the numbers that are due; at the end, when all lanes have ended, all.
+    pub(crate) fn report(&self, is_end: bool) {
         for (reason, messages) in self.take(is_end) {
             warn!(
                 %reason,
                 messages,
                 fix = "see rollbook dead-letters summary, and rollbook dead-letters list --reason with this reason",
-                "more messages were parked as dead letters since the last line about this reason"
+                "more messages were parked as dead letters for this reason"
             );
         }
     }
@@ -74,15 +73,10 @@ impl ParkedLog {
 }
 
 /// Logs the numbers when they are due, until `stop`.
-pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+pub(crate) async fn run(log: Arc<ParkedLog>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(CHECK_EVERY)).await.is_some() {
-        shared.parked.report(false);
+        log.report(false);
     }
-}
-
-/// Logs the numbers that are left when all lanes have ended.
-pub(crate) fn finish(shared: &Shared) {
-    shared.parked.report(true);
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) instances: Instances,
     pub(crate) queue_outage: SharedOutage,
     pub(crate) isolation: Isolation,
-    pub(crate) parked: ParkedLog,
+    pub(crate) parked: Arc<ParkedLog>,
     /// Held by the lane that reads large bodies.
     pub(crate) large: tokio::sync::Mutex<()>,
 }

@@ -21,7 +21,7 @@ use crate::isolation::Isolation;
 use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::parked_log::{self, ParkedLog};
+use crate::parked_log;
 use crate::progress::{Progress, Pulse};
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -67,7 +67,7 @@ impl Worker {
             instances,
             queue_outage,
             isolation,
-            parked: ParkedLog::default(),
+            parked: Arc::default(),
             large,
         };
         Ok(Self { shared: Arc::new(shared), progress })
@@ -98,9 +98,9 @@ impl Worker {
         let upkeep = upkeep::run(Arc::clone(&self.shared), halt.clone());
         let cascades = cascades::run(Arc::clone(&self.shared), halt.clone());
         let changes = changes::run(Arc::clone(&self.shared), halt.clone());
-        let parked = parked_log::run(Arc::clone(&self.shared), halt.clone());
+        let parked = parked_log::run(Arc::clone(&self.shared.parked), halt.clone());
         let (ended, (), (), (), ()) = tokio::join!(lanes, upkeep, cascades, changes, parked);
-        parked_log::finish(&self.shared);
+        self.shared.parked.report(true);
         changes::finish(&self.shared).await;
         ended
     }

@@ -97,7 +97,7 @@ pub(crate) enum Command {
     Token(TokenCommand),
     /// Shows the history of one user, organization or delivery: what arrived, what it changed, and why not
     #[command(after_help = "Examples:\n  rollbook explain user_29w83sxmDNGwOuEthce5gg56FcC\n  \
-                            rollbook explain msg_2b6vK1…\n  rollbook explain acme-corp\n\nShows ids, types and times; no names, no addresses, no bodies. Exit code 1: several subjects have the\nname, or the store or the queue cannot be read; then the other one is shown. 3: nothing is known of it.")]
+                            rollbook explain msg_2b6vK1…\n  rollbook explain acme-corp\n\nShows ids, types and times; no names, no addresses, no bodies. Exit code 1: several subjects have\nthe name, or the store or the queue cannot be read; then the other one is shown. 3: nothing is\nknown of it.")]
     Explain(Explain),
     /// Removes a person's data from rows, ledger, queue and dead letters, for good
     #[command(after_help = "Examples:\n  rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --dry-run\n  \

@@ -177,7 +177,7 @@ mod tests {
         let values = [
             ("ROLLBOOK_DATA_DIR", format!("/srv/{long}/{long}")),
             ("ROLLBOOK_WEBHOOK_PATH", paths),
-            ("ROLLBOOK_QUEUE_URL", format!("redis://{}.internal:6379/1", "q".repeat(60))),
+            ("ROLLBOOK_QUEUE_URL", format!("rediss://{}.internal:6379/1", "q".repeat(60))),
             ("DATABASE_URL", format!("postgres://me@{}.internal/{long}", "d".repeat(60))),
             ("ROLLBOOK_REDIS_CA_FILE", format!("/etc/{long}")),
             ("ROLLBOOK_LOG", vec!["rollbook_worker=debug"; 12].join(",")),

@@ -17,7 +17,7 @@ pub(super) struct Process {
     connection: Option<Connection>,
 }
 
-/// What all processes answered at one time.
+/// Answers of all processes at one time.
 pub(super) struct Sample {
     pub(super) at: Instant,
     pub(super) answers: Vec<Asked>,

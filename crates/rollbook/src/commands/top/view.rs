@@ -1,4 +1,4 @@
-//! What `top` shows, computed from the samples of the last seconds. Serialized, it is the JSON.
+//! The view of `top`, computed from the samples of the last seconds. Serialized, it is the JSON.
 
 use std::collections::{BTreeMap, VecDeque};
 
