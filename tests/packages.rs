@@ -1,4 +1,4 @@
-//! Packages of other ecosystems that tests run with: from npm as locked, from PyPI as pinned. They are installed once for each
+//! Packages of other ecosystems that tests run with: from npm as locked, from `PyPI` as pinned. They are installed once for each
 //! list of packages, next to the test's binary, and shared by all tests.
 
 use std::fs::{File, OpenOptions, read_to_string};

@@ -46,11 +46,12 @@ async fn compiled_and_run(world: &World, folder: &Path, program: &str) -> String
 
 /// A program that reads all rows of these tables.
 fn reads(module: &str, tables: impl Iterator<Item = String>) -> String {
-    let each: String = tables
+    let each = tables
         .map(|table| {
             format!("console.log(\"{table}\", (await database.select().from(models.{table})).length);\n")
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     format!(
         "import {{ drizzle }} from \"drizzle-orm/node-postgres\";\nimport * as models from \"{module}\";\n\n\
          const database = drizzle(process.env.DATABASE_URL ?? \"\");\n{each}await database.$client.end();\n"

@@ -203,7 +203,7 @@ async fn the_models_have_every_column_that_is_not_internal_with_its_type() {
     let versions = "SELECT DISTINCT column_name FROM information_schema.columns
                     WHERE table_schema = 'clerk' AND (column_name ~ '^version_' OR column_name = 'last_at')";
     let versions = world.sql(versions).await;
-    assert_eq!(BTreeSet::from_iter(versions.lines()), BTreeSet::from(INTERNAL));
+    assert_eq!(versions.lines().collect::<BTreeSet<_>>(), BTreeSet::from(INTERNAL));
 }
 
 const fn data_type(of: Type) -> &'static str {

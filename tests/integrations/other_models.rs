@@ -1,4 +1,4 @@
-//! Models for Django, SQLAlchemy and Active Record.
+//! Models for Django, `SQLAlchemy` and Active Record.
 
 use std::fmt::Write as _;
 

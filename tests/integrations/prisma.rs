@@ -118,14 +118,15 @@ async fn the_ready_models_for_prisma_are_valid_compile_and_read_rows() {
     let said = compiled_and_run(&world, folder.path(), "query.ts").await;
     assert_eq!(said, format!("{MEMBER}\n"));
     // Every model agrees with its table: each row is read, and a parent may be missing.
-    let all: String = super::models::models()
+    let all = super::models::models()
         .iter()
         .map(|model| {
             let class = model.class();
             let name = format!("{}{}", class[..1].to_lowercase(), &class[1..]);
             format!("console.log(\"{name}\", (await prisma.{name}.findMany()).length);\n")
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let query = PAGE.block("query.ts");
     let (start, _) = query.split_once("const members").expect("a query");
     let orphan = "const orphan = await prisma.clerkOrganizationMembership.findUnique({ where: { id: \"orgmem_2\" }, \

@@ -1,4 +1,4 @@
-//! Django and SQLAlchemy.
+//! Django and `SQLAlchemy`.
 
 use std::fs::{create_dir_all, write};
 use std::path::Path;
@@ -26,12 +26,13 @@ async fn run(world: &World, folder: &Path, name: &str, program: &str) -> String 
 
 /// A program that reads all rows of each model.
 fn reads(before: &str, count: &str) -> String {
-    let each: String = models()
+    let each = models()
         .iter()
         .map(|model| {
             format!("print('{0}', {count})\n", model.class(), count = count.replace("MODEL", &model.class()))
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     format!("{before}{each}")
 }
 

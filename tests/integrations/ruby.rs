@@ -20,11 +20,12 @@ async fn active_record_reads_rows_by_the_ready_models_and_writes_none() {
 
     let query = PAGE.block("query.rb");
     let (start, _) = query.split_once("members =").expect("a query");
-    let each: String = models()
+    let each = models()
         .iter()
         .map(|model| model.class().replacen("Clerk", "Clerk::", 1))
         .map(|class| format!("puts \"{class} #{{{class}.all.to_a.size}}\"\n"))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let more = "orphan = Clerk::OrganizationMembership.find(\"orgmem_2\")\nputs orphan.user_id, orphan.user.inspect\n\
                 puts Clerk::User.find(\"user_1\").memberships.map(&:id).inspect\n\
                 begin\n  orphan.update!(role: \"x\")\nrescue ActiveRecord::ReadOnlyRecord\n  puts \"read-only\"\nend\n";

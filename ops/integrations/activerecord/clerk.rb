@@ -7,6 +7,7 @@ module Clerk
   class Record < ActiveRecord::Base
     self.abstract_class = true
     self.inheritance_column = :_none # permissions has a column `type`
+    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
 
     def readonly?
       true
@@ -15,7 +16,6 @@ module Clerk
 
   class Organization < Record
     self.table_name = "clerk.organizations"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
     has_many :memberships, class_name: "Clerk::OrganizationMembership", foreign_key: "organization_id"
     has_many :invitations, class_name: "Clerk::OrganizationInvitation", foreign_key: "organization_id"
     has_many :domains, class_name: "Clerk::OrganizationDomain", foreign_key: "organization_id"
@@ -26,7 +26,6 @@ module Clerk
 
   class User < Record
     self.table_name = "clerk.users"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
     has_many :memberships, class_name: "Clerk::OrganizationMembership", foreign_key: "user_id"
     has_many :invitations, class_name: "Clerk::OrganizationInvitation", foreign_key: "user_id"
     has_many :sessions, class_name: "Clerk::Session", foreign_key: "user_id"
@@ -37,48 +36,40 @@ module Clerk
 
   class OrganizationMembership < Record
     self.table_name = "clerk.organization_memberships"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
     belongs_to :organization, class_name: "Clerk::Organization", optional: true
     belongs_to :user, class_name: "Clerk::User", optional: true
   end
 
   class OrganizationInvitation < Record
     self.table_name = "clerk.organization_invitations"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
     belongs_to :organization, class_name: "Clerk::Organization", optional: true
     belongs_to :user, class_name: "Clerk::User", optional: true
   end
 
   class OrganizationDomain < Record
     self.table_name = "clerk.organization_domains"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
     belongs_to :organization, class_name: "Clerk::Organization", optional: true
   end
 
   class Role < Record
     self.table_name = "clerk.roles"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
   end
 
   class Permission < Record
     self.table_name = "clerk.permissions"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
   end
 
   class Session < Record
     self.table_name = "clerk.sessions"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
     belongs_to :user, class_name: "Clerk::User", optional: true
   end
 
   class WaitlistEntry < Record
     self.table_name = "clerk.waitlist_entries"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
   end
 
   class Subscription < Record
     self.table_name = "clerk.subscriptions"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
     belongs_to :organization, class_name: "Clerk::Organization", optional: true
     belongs_to :user, class_name: "Clerk::User", optional: true
     has_many :subscription_items, class_name: "Clerk::SubscriptionItem", foreign_key: "subscription_id"
@@ -86,7 +77,6 @@ module Clerk
 
   class SubscriptionItem < Record
     self.table_name = "clerk.subscription_items"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
     belongs_to :organization, class_name: "Clerk::Organization", optional: true
     belongs_to :user, class_name: "Clerk::User", optional: true
     belongs_to :subscription, class_name: "Clerk::Subscription", optional: true
@@ -94,7 +84,6 @@ module Clerk
 
   class PaymentAttempt < Record
     self.table_name = "clerk.payment_attempts"
-    self.ignored_columns = %w[version_updated_at version_event_at version_hash version_floor version_deleted_at version_revision version_parents_deleted_at version_links]
     belongs_to :organization, class_name: "Clerk::Organization", optional: true
     belongs_to :user, class_name: "Clerk::User", optional: true
   end
