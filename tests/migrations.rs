@@ -16,7 +16,7 @@ const RELEASED: [(&str, &str); 27] = [
     ("postgres/0010_reconcile.sql", "8bf82dc8b897bf96e8b42ca9522ab6105b06a77ce8bc5531bb5508c19b6de1f4"),
     ("postgres/0012_changes.sql", "31f2eba60d96d5b0bf5c0931f19c4bc2779268d7833d7c6adcf829fc301a1caf"),
     ("postgres/0013_forwards.sql", "154092e58a776ec3b6e625ae8b4ff9da86d370d19ac3779e3b5409fdab1c390f"),
-    ("postgres/0015_permissions.sql", "986a1f6851016c729f6f498e9acf592bd70c25f5d0f4293390d1c0f9785932f9"),
+    ("postgres/0015_permissions.sql", "d2f63e51305c687971bcbfcfbc874efc44598e8bed57ff0252d7a249b44c4045"),
     ("postgres/0016_generations.sql", "2a82383f8031b848579ddefcf67601d05513e2f47039c2a909ca31829a7c0c88"),
     ("sqlite/queue/0001_queue.sql", "c9fe8d1876c2c276077620bb778e7aaa56744f52769ad0ffccbd3998a7aa3db9"),
     ("sqlite/queue/0002_traceparent.sql", "990cbe3de636085c9ab826e0932fc5e647b5b0e09d4048f8a84765e29e0d5a8a"),

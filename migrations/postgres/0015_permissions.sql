@@ -2,8 +2,8 @@
 --
 -- Each answers from the latest membership of the user in the organization, deleted ones included: whoever was removed is not
 -- a member because an older membership was never seen to end. Nothing is granted to deleted or banned users, in deleted
--- organizations, to null, and to whoever is unknown. A role that lost a permission after the membership was written takes
--- it away. No function returns null. They run with their owner's rights, so that a role which may read no table can be given them;
+-- organizations, to null, and to whoever is unknown. A role that lost a permission after the membership was written removes
+-- it. No function returns null. They run with their owner's rights, so that a role which may read no table can be given them;
 -- temporary tables are looked at last.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use rollbook_core::time::Clock as _;
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::hooks::{HookAnswer, HookRequest, HookServer};
-use rollbook_testkit::process::{Home, Process};
+use rollbook_testkit::process::{Home, Process, until};
 use rollbook_testkit::servers::caddy::Caddy;
 use rollbook_testkit::servers::free_port;
 use rollbook_testkit::servers::nginx::Nginx;
@@ -183,4 +183,43 @@ async fn caddy_with_the_configuration_of_the_page_lets_in_only_what_is_allowed()
     let stage = Stage::start().await;
     let _caddy = Caddy::configured(&stage.configuration("Caddyfile"), stage.proxy).await;
     check(stage).await;
+}
+
+async fn status_of(api: SocketAddr, signer: &Signer) -> u16 {
+    let token = signer.token(&member_claims("user_1", "org_1", now()));
+    let request = format!("GET /v1/session HTTP/1.1\r\nhost: api\r\nauthorization: Bearer {token}\r\n\r\n");
+    status(&exchange(api, &request).await)
+}
+
+#[tokio::test]
+async fn the_key_of_session_tokens_is_rotated_in_its_file_without_a_restart() {
+    let (old, new, api) = (Signer::of_the_instance(), Signer::of_another_instance(), local());
+    let home = Home::new(BINARY);
+    let key = home.path("key.pem");
+    std::fs::write(&key, old.pem()).expect("it is written");
+    let home = home
+        .with("ROLLBOOK_API_LISTEN", api.to_string())
+        .with("ROLLBOOK_API_TOKENS", "0123456789abcdef0123456789abcdef")
+        .with("CLERK_ISSUER", ISSUER)
+        .with("CLERK_JWT_KEY_FILE", key.display().to_string())
+        .with("CLERK_AUTHORIZED_PARTIES", PARTY);
+    let mut rollbook = home.start_ready(&["serve"]).await;
+    assert_eq!([status_of(api, &old).await, status_of(api, &new).await], [200, 401]);
+    for (text, expected) in [
+        (format!("{}{}", new.pem(), old.pem()), [200, 200]),
+        ("-----BEGIN PUBLIC KEY-----".to_owned(), [200, 200]),
+        (new.pem(), [401, 200]),
+    ] {
+        let text_is_whole = text.contains("END");
+        std::fs::write(&key, text).expect("it is written");
+        rollbook.signal("HUP");
+        until("the keys are as in the file, or as before", || async {
+            let failing =
+                home.metric("rollbook_secret_reload_failing").await.is_some_and(|count| count > 0.0);
+            [status_of(api, &old).await, status_of(api, &new).await] == expected && failing != text_is_whole
+        })
+        .await;
+    }
+    assert!(home.log().contains("not reloaded") && !home.log().contains("BEGIN PUBLIC"), "{}", home.log());
+    rollbook.kill();
 }

@@ -114,7 +114,7 @@ fn replace<L, T>(
     }
 }
 
-/// Returns the name of the forward whose secret has this key.
+/// Returns the name of the forward with the secret of this key.
 fn forward_of(key: &str) -> Option<&str> {
     key.strip_prefix(FORWARD)?.strip_prefix('.')?.strip_suffix(".secret")
 }
