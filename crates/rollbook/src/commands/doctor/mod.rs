@@ -40,6 +40,9 @@ use crate::flags::SettingFlags;
 use crate::output::{Style, print, print_json};
 use crate::wire::{self, Component};
 
+/// Age of the oldest message, or of work after a deletion, that is a warning. A running worker takes what is due within
+/// seconds.
+const WAITS_MAX: Duration = Duration::from_secs(300);
 /// Maximum time for one answer. A healthy server needs less, and a user does not wait longer at a terminal.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -2,12 +2,13 @@
 //! policies, the change feed, and what a cluster does about a failed shard.
 use std::time::Duration;
 
-use rollbook_core::store::{FeedState, FullStore, WAITING_COUNTED_MAX};
+use rollbook_core::store::{FeedState, FullStore, PendingCascades, WAITING_COUNTED_MAX};
+use rollbook_core::time::Timestamp;
 use rollbook_operator::erase::HIDDEN_ROWS_FIX;
-use rollbook_operator::words::thousands;
+use rollbook_operator::words::{thousands, time};
 
 use super::finding::{Finding, Findings, ok, skipped, warning};
-use super::{ASK_TIMEOUT, in_time};
+use super::{ASK_TIMEOUT, WAITS_MAX, in_time};
 use crate::config::Config;
 use crate::startup::feed_differs;
 use crate::wire::{self, Component, FullCoverage};
@@ -17,6 +18,7 @@ const FULL_COVERAGE: &str = "full_coverage";
 const POLICIES: &str = "policies";
 const POOLER: &str = "pooler";
 const TRIGGERS: &str = "triggers";
+const CASCADES: &str = "cascades";
 const CHANGES: &str = "changes";
 /// A worker gives positions within moments, and looks for the changes of other processes every ten seconds.
 const CHANGES_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -52,6 +54,31 @@ fn triggers(functions: &[String]) -> Option<Finding> {
          for both"
     );
     Some(warning(TRIGGERS, found, fix))
+}
+
+/// Reports what is left to do after deletions; `None` if nothing is.
+pub(super) fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
+    let PendingCascades { parents, rows, listed } = left;
+    let first = listed.first().map_or_else(String::new, |entry| {
+        let why = entry.last_error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        format!("; the oldest, {}, since {}{why}", entry.id, time(entry.noted_at))
+    });
+    let waits = listed.first().and_then(|entry| entry.noted_at).map(|at| now.since(at)).unwrap_or_default();
+    if *rows > 0 {
+        let found =
+            format!("{} rows refuse what follows from a deletion or from retention{first}", thousands(*rows));
+        let fix = "change the trigger, policy or constraint that refuses them, or end what holds their lock; workers \
+                   retry them by themselves. rollbook explain ID shows those of one parent";
+        return Some(warning(CASCADES, found, fix));
+    }
+    let found = format!("{} deleted parents have child rows to process{first}", thousands(*parents));
+    (*parents > 0).then(|| {
+        if waits > WAITS_MAX {
+            warning(CASCADES, found, "is a worker running (rollbook serve or work)?")
+        } else {
+            ok(CASCADES, format!("{found}: workers are at it"))
+        }
+    })
 }
 
 /// Reports a pooler that no setting names; `None` if there is no sign of one.
@@ -135,6 +162,8 @@ fn judge(found: FullCoverage) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use rollbook_core::store::{PendingCascade, PendingWork};
+
     use super::super::finding::State;
     use super::*;
     use crate::config::{Environment, FileSource, Sources};
@@ -157,6 +186,34 @@ mod tests {
             finding.state == State::Warning && finding.found.contains("app.note, app.greet"),
             "{finding:?}"
         );
+    }
+
+    #[test]
+    fn rows_that_refuse_a_cascade_are_a_warning_and_one_under_way_is_not_at_first() {
+        let now = Timestamp::from_seconds(1_800_000_000);
+        let entry = |age: u64, what, last_error: Option<&str>| PendingCascade {
+            table: "organizations".to_owned(),
+            id: "org_1".to_owned(),
+            what,
+            parent: None,
+            noted_at: Some(now.minus(Duration::from_secs(age))),
+            attempts: 0,
+            next_try_at: now,
+            last_error: last_error.map(str::to_owned),
+        };
+        let parent = |age| PendingCascades {
+            parents: 1,
+            rows: 0,
+            listed: vec![entry(age, PendingWork::Children, None)],
+        };
+        let state = |left: &PendingCascades| cascades(left, now).map(|finding| finding.state);
+        assert_eq!(state(&PendingCascades::default()), None);
+        assert_eq!(state(&parent(10)), Some(State::Ok));
+        assert_eq!(state(&parent(301)), Some(State::Warning));
+        let listed = vec![entry(10, PendingWork::Row, Some("a trigger refuses the row"))];
+        let refused = cascades(&PendingCascades { parents: 0, rows: 1, listed }, now).expect("a finding");
+        assert_eq!(refused.state, State::Warning);
+        assert!(refused.found.contains("a trigger refuses the row"), "{}", refused.found);
     }
 
     #[test]

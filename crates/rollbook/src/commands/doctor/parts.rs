@@ -3,30 +3,26 @@
 //! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is written.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rollbook_core::queue::{Audit, Durability, Producer, QueueError, QueueStats};
-use rollbook_core::store::{FullStore, PendingCascades, StoreError};
+use rollbook_core::store::{FullStore, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
-use rollbook_operator::words::{thousands, time};
+use rollbook_operator::words::thousands;
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs, forwards, in_time, no_answer, notices};
+use super::{ASK_TIMEOUT, Needs, WAITS_MAX, forwards, in_time, no_answer, notices};
 use crate::config::{Config, Place};
 use crate::startup::{TRUSTED, UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Component, Migrations, Queue};
 
 /// Share of the queue's limit from which the depth is a warning.
 const FULL_PERCENT: u64 = 80;
-/// Age of the oldest message that is a warning. A running worker takes a message that is due within seconds.
-const WAITS_MAX: Duration = Duration::from_secs(300);
 
 const DURABILITY: &str = "durability";
 const DEPTH: &str = "depth";
 const DEAD_LETTERS: &str = "dead_letters";
 const AUDIT: &str = "audit";
-const CASCADES: &str = "cascades";
 
 /// Checks the queue, and everything that can be asked of one that answers.
 pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
@@ -201,7 +197,7 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         }
         Err(error) => (Err(format!("{error:#}")), None, Vec::new(), Vec::new()),
     };
-    let left = left.and_then(|left| cascades(&left, clock.now()));
+    let left = left.and_then(|left| notices::cascades(&left, clock.now()));
     let newer = notices::newer(config, Component::Store).await;
     std::iter::once(answered(config, asked).await)
         .chain(newer)
@@ -218,31 +214,6 @@ async fn answered(config: &Config, asked: Result<Arc<dyn FullStore>, String>) ->
         Ok(store) => rehearse_batches(config, &*store).await,
         Err(why) => failed("store", why, fix(config, Component::Store)),
     }
-}
-
-/// Reports what is left to do after deletions; `None` if nothing is.
-fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
-    let PendingCascades { parents, rows, listed } = left;
-    let first = listed.first().map_or_else(String::new, |entry| {
-        let why = entry.last_error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-        format!("; the oldest, {}, since {}{why}", entry.id, time(entry.noted_at))
-    });
-    let waits = listed.first().and_then(|entry| entry.noted_at).map(|at| now.since(at)).unwrap_or_default();
-    if *rows > 0 {
-        let found =
-            format!("{} rows refuse what follows from a deletion or from retention{first}", thousands(*rows));
-        let fix = "change the trigger, policy or constraint that refuses them, or end what holds their lock; workers \
-                   retry them by themselves. rollbook explain ID shows those of one parent";
-        return Some(warning(CASCADES, found, fix));
-    }
-    let found = format!("{} deleted parents have child rows to process{first}", thousands(*parents));
-    (*parents > 0).then(|| {
-        if waits > WAITS_MAX {
-            warning(CASCADES, found, "is a worker running (rollbook serve or work)?")
-        } else {
-            ok(CASCADES, format!("{found}: workers are at it"))
-        }
-    })
 }
 
 /// Checks whether the statements of a worker succeed.
@@ -328,7 +299,7 @@ fn fix(config: &Config, part: Component) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rollbook_core::store::{PendingCascade, PendingWork};
+    use std::time::Duration;
 
     use super::super::finding::State;
     use super::*;
@@ -354,34 +325,6 @@ mod tests {
             assert!(damaged.found.contains(part), "{}", damaged.found);
         }
         assert_eq!(audit(Err("no answer within 5 s".to_owned())).state, State::Skipped);
-    }
-
-    #[test]
-    fn rows_that_refuse_a_cascade_are_a_warning_and_one_under_way_is_not_at_first() {
-        let now = Timestamp::from_seconds(1_800_000_000);
-        let entry = |age: u64, what, last_error: Option<&str>| PendingCascade {
-            table: "organizations".to_owned(),
-            id: "org_1".to_owned(),
-            what,
-            parent: None,
-            noted_at: Some(now.minus(Duration::from_secs(age))),
-            attempts: 0,
-            next_try_at: now,
-            last_error: last_error.map(str::to_owned),
-        };
-        let parent = |age| PendingCascades {
-            parents: 1,
-            rows: 0,
-            listed: vec![entry(age, PendingWork::Children, None)],
-        };
-        let state = |left: &PendingCascades| cascades(left, now).map(|finding| finding.state);
-        assert_eq!(state(&PendingCascades::default()), None);
-        assert_eq!(state(&parent(10)), Some(State::Ok));
-        assert_eq!(state(&parent(301)), Some(State::Warning));
-        let listed = vec![entry(10, PendingWork::Row, Some("a trigger refuses the row"))];
-        let refused = cascades(&PendingCascades { parents: 0, rows: 1, listed }, now).expect("a finding");
-        assert_eq!(refused.state, State::Warning);
-        assert!(refused.found.contains("a trigger refuses the row"), "{}", refused.found);
     }
 
     #[test]
