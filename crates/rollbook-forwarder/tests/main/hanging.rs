@@ -30,7 +30,7 @@ async fn a_hundred_objects_at_which_the_endpoint_hangs_hold_up_no_healthy_one() 
     write(&stage, &healthy).await;
     until("the healthy ones are delivered", || async { stage.receiver.accepted().len() == 90 }).await;
     let took = stage.began().saturating_sub(began);
-    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert!(took < Duration::from_secs(2), "half of the requests are left for them: {took:?}");
     running.stop().await;
 }
 
