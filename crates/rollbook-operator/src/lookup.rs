@@ -190,7 +190,9 @@ impl Search<'_> {
     ) -> Result<(), StoreError> {
         let rows = self.store.rows_where(resource, column, value, CANDIDATES_MAX).await?;
         self.is_cut_short |= rows.len() == CANDIDATES_MAX;
-        rows.iter().for_each(|row| self.examine(resource, row, value));
+        for row in &rows {
+            self.examine(resource, row, value);
+        }
         Ok(())
     }
 

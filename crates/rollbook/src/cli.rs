@@ -220,6 +220,7 @@ pub(crate) struct Explain {
 }
 
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Erase {
     /// Id of a user, an organization or any other row; or an address, slug, external id or username that only one
     /// subject has

@@ -49,7 +49,9 @@ pub trait QueueAdmin: Send + Sync {
     ) -> Result<DeadLetterSums, QueueError> {
         let page = self.dead_letters(filter, after, limit).await?;
         let mut sums = DeadLetterSums { next: page.last().map(|last| last.position), ..Default::default() };
-        page.iter().for_each(|letter| sums.add(&letter.failure, letter.parked_at));
+        for letter in &page {
+            sums.add(&letter.failure, letter.parked_at);
+        }
         Ok(sums)
     }
 

@@ -121,7 +121,9 @@ impl RedisQueue {
     ) -> Result<DeadLetterSums, QueueError> {
         let (found, next) = self.next_dead(filter, after, limit).await?;
         let mut sums = DeadLetterSums { next, ..DeadLetterSums::default() };
-        found.iter().for_each(|letter| sums.add(&letter.failure, letter.parked_at));
+        for letter in &found {
+            sums.add(&letter.failure, letter.parked_at);
+        }
         Ok(sums)
     }
 

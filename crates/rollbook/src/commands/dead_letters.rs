@@ -3,6 +3,7 @@
 //! With SQLite, the command opens the queue while the serving process has it open: WAL allows both to read, and
 //! writers take turns.
 
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -117,17 +118,23 @@ fn sums(summary: &Summary) -> String {
     let mut table = Table::new(&["number", "reason", "type", "newest"]);
     for group in &summary.groups {
         let newest = group.newest_at.to_string();
-        table.row([thousands(group.count), group.reason.to_string(), type_of(&group.event_type), newest]);
+        table.row([
+            thousands(group.count),
+            group.reason.to_string(),
+            type_of(group.event_type.as_deref()),
+            newest,
+        ]);
     }
     text.push_str(&table.to_string());
     if summary.others > 0 {
-        text.push_str(&format!("{} of further types\n", thousands(summary.others)));
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{} of further types", thousands(summary.others));
     }
     text
 }
 
-fn type_of(event_type: &Option<String>) -> String {
-    event_type.clone().unwrap_or_else(|| "(unknown)".to_owned())
+fn type_of(event_type: Option<&str>) -> String {
+    event_type.unwrap_or("(unknown)").to_owned()
 }
 
 fn cells(letter: &DeadLetterView) -> [String; 6] {
@@ -137,7 +144,7 @@ fn cells(letter: &DeadLetterView) -> [String; 6] {
     }
     [
         letter.id.to_string(),
-        type_of(&letter.event_type),
+        type_of(letter.event_type.as_deref()),
         letter.reason.to_string(),
         letter.attempts.to_string(),
         letter.parked_at.to_string(),

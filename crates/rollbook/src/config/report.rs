@@ -180,7 +180,7 @@ mod tests {
             ("ROLLBOOK_QUEUE_URL", format!("rediss://{}.internal:6379/1", "q".repeat(60))),
             ("DATABASE_URL", format!("postgres://me@{}.internal/{long}", "d".repeat(60))),
             ("ROLLBOOK_REDIS_CA_FILE", format!("/etc/{long}")),
-            ("ROLLBOOK_LOG", vec!["rollbook_worker=debug"; 12].join(",")),
+            ("ROLLBOOK_LOG", ["rollbook_worker=debug"; 12].join(",")),
             ("CLERK_INSTANCE_ID", format!("ins_{}", "i".repeat(40))),
         ];
         let environment: Vec<(&str, &str)> =

@@ -20,6 +20,7 @@ impl Screen {
     }
 
     /// Shows lines in place of the lines before. `lines` gets the columns of the terminal.
+    #[expect(clippy::unused_self, reason = "only an open screen is drawn")]
     pub(super) fn show(&mut self, lines: impl FnOnce(usize) -> Vec<String>) -> io::Result<()> {
         let (columns, rows) = size();
         write(&frame(&lines(columns), rows))
