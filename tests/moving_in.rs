@@ -237,6 +237,7 @@ async fn references(world: &mut World) {
     let with_line = route.replace(upsert, &format!("{}{upsert}", PAGE.block("line.ts")));
     assert_ne!(route, with_line);
     write(path, with_line).expect("a written file");
+    world.deploy(&PAGE.block("prisma/before.prisma")).await;
     world.sql(&format!("SET ROLE app; {}", PAGE.block("key.sql"))).await;
     // A user who has just signed up: neither endpoint has heard of it.
     assert_eq!(status(&post(world, "user_5").await), 201);
