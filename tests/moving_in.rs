@@ -23,6 +23,8 @@ use crate::packages::{Program, finished, next_dev, npm};
 use crate::raw_http::{exchange, signed, status};
 
 const PAGE: Page = Page("ops/MOVING-IN.md");
+/// Maximum time of a route's first answer, on a busy machine.
+const COMPILED_WITHIN: Duration = Duration::from_secs(240);
 /// Tables of `prisma/before.prisma` as Prisma makes them, and the role of the application.
 const APPLICATION: &str = r#"CREATE ROLE app LOGIN PASSWORD 'ImThePasswordOfTheApp';
     GRANT CREATE ON SCHEMA public TO app; SET ROLE app;
@@ -106,16 +108,17 @@ impl World {
 
     /// Asks the application until it answers: a route is compiled at its first request, which may take long.
     async fn ask(&self, request: &str) -> String {
-        let answer = std::cell::RefCell::new(String::new());
-        until("the application answers", || async {
-            let asked = tokio::time::timeout(Duration::from_secs(14), exchange(self.application, request));
-            asked.await.is_ok_and(|text| {
-                *answer.borrow_mut() = text;
-                true
-            })
-        })
-        .await;
-        answer.into_inner()
+        let answered = async {
+            loop {
+                let asked = exchange(self.application, request);
+                if let Ok(answer) = tokio::time::timeout(Duration::from_secs(14), asked).await {
+                    return answer;
+                }
+            }
+        };
+        let log = || self.program.as_ref().map(Program::log).unwrap_or_default();
+        let first = request.lines().next().unwrap_or_default();
+        tokio::time::timeout(COMPILED_WITHIN, answered).await.unwrap_or_else(|_| panic!("{first}: {}", log()))
     }
 
     async fn get(&self, path: &str) -> String {
@@ -234,6 +237,7 @@ async fn references(world: &mut World) {
     let with_line = route.replace(upsert, &format!("{}{upsert}", PAGE.block("line.ts")));
     assert_ne!(route, with_line);
     write(path, with_line).expect("a written file");
+    world.deploy(&PAGE.block("prisma/before.prisma")).await;
     world.sql(&format!("SET ROLE app; {}", PAGE.block("key.sql"))).await;
     // A user who has just signed up: neither endpoint has heard of it.
     assert_eq!(status(&post(world, "user_5").await), 201);
