@@ -148,8 +148,7 @@ impl Facts {
             ));
         }
         let has_waitaof = version >= VERSION_WAITAOF;
-        let appends = self.get("aof_enabled") == "1";
-        let fsync = self.get("appendfsync");
+        let (appends, fsync) = (self.appends(), self.get("appendfsync"));
         // Without CONFIG, each delivery waits for the disk, unless the operator vouches for it.
         let is_proved = fsync.is_empty() && self.get(HAS_WAITAOF) == "1" && !trusted;
         let confirm = match (appends, fsync) {
@@ -159,17 +158,31 @@ impl Facts {
             _ if replicas > 0 => Confirm::Wait { replicas },
             _ => Confirm::None,
         };
+        let of_the_disk = self.of_the_disk(is_proved, has_waitaof);
+        let others = self.of_the_server();
+        let (weaknesses, vouched) = if trusted {
+            (others, of_the_disk.into_iter().map(|weakness| weakness.what).collect())
+        } else {
+            (of_the_disk.into_iter().chain(others).collect(), Vec::new())
+        };
+        Ok(Assessment { weaknesses, vouched, confirm })
+    }
+
+    fn appends(&self) -> bool {
+        self.get("aof_enabled") == "1"
+    }
+
+    /// Weaknesses for which an operator may vouch. `is_proved`: each delivery waits for WAITAOF because CONFIG is
+    /// forbidden.
+    fn of_the_disk(&self, is_proved: bool, has_waitaof: bool) -> Vec<Weakness> {
+        let (appends, fsync) = (self.appends(), self.get("appendfsync"));
         // WAITAOF is called under everysec, but it proves nothing: Valkey 8 and 9 and Redis 7.4.0 and 7.4.1
         // answer before the flush (redis PR 13793). Version numbers are not reliable, and a probe is valid
         // only for one server.
         let flushed = fsync == "always";
-        let eviction = self.get("maxmemory_policy");
         let is_confirmed = fsync == "everysec" && has_waitaof;
         let waitaof = if is_confirmed { ", and not every server's WAITAOF waits for the disk" } else { "" };
-        let role = self.get("role");
-        let writes = self.get("aof_last_write_status");
-        let weak = |is: bool, what: &str, fix: &str| is.then(|| Weakness::new(what, fix));
-        let of_the_disk = [
+        let found = [
             weak(
                 !appends,
                 "appendonly is no: a restart loses acknowledged messages",
@@ -197,7 +210,14 @@ impl Facts {
                 "CONFIG SET no-appendfsync-on-rewrite no",
             ),
         ];
-        let others = [
+        found.into_iter().flatten().collect()
+    }
+
+    /// Other weaknesses, which INFO proves.
+    fn of_the_server(&self) -> Vec<Weakness> {
+        let (role, eviction) = (self.get("role"), self.get("maxmemory_policy"));
+        let writes = self.get("aof_last_write_status");
+        let found = [
             weak(
                 role != "master",
                 &format!("role is {role}: this server accepts no writes"),
@@ -212,20 +232,17 @@ impl Facts {
                 "CONFIG SET maxmemory-policy noeviction",
             ),
             weak(
-                appends && !matches!(writes, "ok" | ""),
+                self.appends() && !matches!(writes, "ok" | ""),
                 "the last write of the log failed",
                 "check whether the disk is full; the server's own log has the reason",
             ),
         ];
-        let of_the_disk: Vec<Weakness> = of_the_disk.into_iter().flatten().collect();
-        let others = others.into_iter().flatten();
-        let (weaknesses, vouched) = if trusted {
-            (others.collect(), of_the_disk.into_iter().map(|weakness| weakness.what).collect())
-        } else {
-            (of_the_disk.into_iter().chain(others).collect(), Vec::new())
-        };
-        Ok(Assessment { weaknesses, vouched, confirm })
+        found.into_iter().flatten().collect()
     }
+}
+
+fn weak(is: bool, what: &str, fix: &str) -> Option<Weakness> {
+    is.then(|| Weakness::new(what, fix))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rollbook_core::queue::QueueError;
 use tokio::time::Instant;
 
-/// First pause without a listener; it doubles up to the maximum.
+/// First pause where there can be no listener; it doubles up to the maximum.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 /// Maximum pause without a listener: messages are found within this time.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
@@ -29,11 +29,11 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// Returns the pauses while no listener reports messages.
-    pub(super) fn without_listener(shards: usize) -> Self {
+    /// Returns the pauses while no listener reports messages; `can_listen` if there will be one.
+    pub(super) fn without_listener(shards: usize, can_listen: bool) -> Self {
         let shards = u32::try_from(shards).unwrap_or(u32::MAX);
         let max = PAUSE_PER_SHARD.saturating_mul(shards).clamp(PAUSE_MAX, PAUSE_MAX_ALL_SHARDS);
-        Self { first: PAUSE_FIRST, max }
+        Self { first: if can_listen { max } else { PAUSE_FIRST }, max }
     }
 
     /// Returns the pauses while a listener reports messages; `poll` is the configured one.
@@ -183,10 +183,15 @@ mod tests {
 
     #[test]
     fn an_idle_process_polls_at_a_bounded_rate() {
-        for (shards, first, max) in
-            [(1, 20, 250), (15, 20, 250), (16, 20, 256), (62, 20, 992), (63, 20, 1_000)]
-        {
-            let pauses = Pauses::without_listener(shards);
+        for (shards, can_listen, first, max) in [
+            (1, true, 250, 250),
+            (1, false, 20, 250),
+            (15, false, 20, 250),
+            (16, false, 20, 256),
+            (62, true, 992, 992),
+            (63, false, 20, 1_000),
+        ] {
+            let pauses = Pauses::without_listener(shards, can_listen);
             assert_eq!((pauses.first.as_millis(), pauses.max.as_millis()), (first, max), "{shards}");
         }
         for (shards, pause) in [(1, 20), (20, 20), (21, 21), (64, 64)] {
@@ -197,7 +202,7 @@ mod tests {
 
     #[test]
     fn one_lane_polls_and_the_others_wait_until_the_pause_has_passed() {
-        let (idle, pauses) = (Idle::default(), Pauses::without_listener(1));
+        let (idle, pauses) = (Idle::default(), Pauses::without_listener(1, false));
         let mut now = Instant::now();
         assert!(idle.claim(now) && idle.claim(now), "every lane polls while messages may be due");
         for pause in [20, 40, 80, 160, 250, 250] {
@@ -226,9 +231,9 @@ mod tests {
             idle.begin(now, idle.news(), cursors("1-0"), None, pauses);
             idle.poll_at().map(|at| at - now)
         };
-        assert_eq!(pause_of(Pauses::without_listener(1)), Some(PAUSE_FIRST));
+        assert_eq!(pause_of(Pauses::without_listener(1, true)), Some(PAUSE_MAX));
         assert_eq!(pause_of(long), Some(Duration::from_secs(20)));
-        assert_eq!(pause_of(Pauses::without_listener(1)), Some(PAUSE_MAX));
+        assert_eq!(pause_of(Pauses::without_listener(1, true)), Some(PAUSE_MAX));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rollbook_core::queue::{Lease, LeaseRequest, LeaseRequestId, LeaseToken, Queu
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::idle::{Cursors, Pauses};
+use super::idle::Cursors;
 use super::{BATCH_MAX, RedisQueue, Shard};
 use crate::id;
 use crate::pool::Call;
@@ -131,7 +131,7 @@ impl RedisQueue {
                 self.unanswered.put(request.id, shard.index);
                 self.listener.reconnect();
                 // Unreachable servers are logged where they are detected.
-                let pauses = Pauses::without_listener(self.shards.len());
+                let pauses = self.pauses_without_listener();
                 let is_new = shard.idle.fail(Instant::now(), error.clone(), pauses);
                 if is_new && self.servers.is_cluster() && !matches!(error, QueueError::Unavailable(_)) {
                     error!("shard {} leases no messages, while other shards do: {error}", shard.index);

@@ -117,9 +117,14 @@ impl Drop for Running {
 }
 
 impl RedisQueue {
+    /// Returns whether one blocking read can cover all shards.
+    pub(super) fn can_listen(&self) -> bool {
+        !self.servers.is_cluster() || self.shards.len() == 1
+    }
+
     /// Starts the listener unless it runs.
     pub(super) fn listen(&self) {
-        if (self.servers.is_cluster() && self.shards.len() > 1) || !self.listener.want() {
+        if !self.can_listen() || !self.listener.want() {
             return;
         }
         let reader = Reader {

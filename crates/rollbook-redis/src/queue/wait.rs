@@ -32,8 +32,13 @@ impl RedisQueue {
         if self.listener.is_listening() {
             Pauses::with_listener(self.shards.len(), self.settings.idle_poll)
         } else {
-            Pauses::without_listener(self.shards.len())
+            self.pauses_without_listener()
         }
+    }
+
+    /// Pauses between polls while the listener does not listen.
+    pub(super) fn pauses_without_listener(&self) -> Pauses {
+        Pauses::without_listener(self.shards.len(), self.can_listen())
     }
 
     /// Time of the next poll of any shard.

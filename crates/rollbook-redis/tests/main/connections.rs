@@ -117,8 +117,11 @@ async fn a_connection_dropped_by_the_network_is_replaced_within_the_time_of_one_
 async fn a_lane_that_waits_on_a_dropped_connection_still_gets_the_next_message() {
     let server = RedisServer::start().await;
     let proxy = FaultProxy::start(server.port());
-    let queue =
-        open(RedisSettings { call_timeout: Duration::from_secs(2), ..settings(proxy.url(&server.url())) });
+    let queue = open(RedisSettings {
+        call_timeout: Duration::from_secs(2),
+        idle_poll: Duration::from_secs(2),
+        ..settings(proxy.url(&server.url()))
+    });
     let other = open(settings(server.url()));
     // Opens the connection of its blocking read.
     let waited = queue.lease(request(1, LONG, Duration::from_millis(300))).await;

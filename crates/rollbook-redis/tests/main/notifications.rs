@@ -29,6 +29,7 @@ fn notified(url: String) -> RedisSettings {
 }
 
 /// A lane that waits for messages, and asks again after an outage.
+#[expect(clippy::disallowed_methods, reason = "each test awaits its lanes, or ends them")]
 fn lane(queue: &Arc<RedisQueue>, number: u32) -> JoinHandle<Vec<Lease>> {
     let queue = Arc::clone(queue);
     tokio::spawn(async move {

@@ -135,7 +135,7 @@ pub(crate) fn place(text: &str, role: Role) -> Result<Place, Wrong> {
     }
 }
 
-/// Returns whether a library writes Postgres URLs with this scheme: SQLAlchemy, Django, JDBC.
+/// Returns whether a library writes Postgres URLs with this scheme: `SQLAlchemy`, Django, JDBC.
 fn is_library_scheme(scheme: &str) -> bool {
     matches!(scheme, "postgis" | "jdbc:postgresql" | "psql" | "pgsql") || scheme.starts_with("postgresql+")
 }
