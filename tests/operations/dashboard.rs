@@ -82,7 +82,10 @@ fn every_metric_is_on_the_dashboard_itself_or_within_a_recorded_series() {
     /// Metrics that only an investigation needs.
     // The position of the change feed means something next to the position of its readers only, and so do the counts of
     // the API and of forwards, which most deployments do not have. Alerts watch the forwards.
-    const ELSEWHERE: [&str; 14] = [
+    const ELSEWHERE: [&str; 17] = [
+        "rollbook_signing_secret_last_match_timestamp_seconds",
+        "rollbook_secret_reloads_total",
+        "rollbook_secret_reload_failing",
         "rollbook_connections_closed_total",
         "rollbook_tidied_total",
         "rollbook_changes_position",

@@ -71,7 +71,8 @@ impl Metrics {
         for outcome in OUTCOMES {
             reloads.with_label_values(&[outcome]);
         }
-        let help = "Settings with a file or a value that can't be used now: the secrets from before are in use.";
+        let help =
+            "Settings with a file or a value that can't be used now: the secrets from before are in use.";
         let failing = IntGauge::new("rollbook_secret_reload_failing", help)?;
         registry.register(Box::new(reloads.clone()))?;
         registry.register(Box::new(failing.clone()))?;
