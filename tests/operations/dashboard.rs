@@ -81,8 +81,9 @@ fn prometheus_can_read_every_expression_and_every_metric_in_it_exists() {
 fn every_metric_is_on_the_dashboard_itself_or_within_a_recorded_series() {
     /// Metrics that only an investigation needs.
     // The position of the change feed means something next to the position of its readers only, and so do the counts of
-    // the API and of forwards, which most deployments do not have. Alerts watch the forwards.
-    const ELSEWHERE: [&str; 17] = [
+    // the API and of forwards, which most deployments do not have. Alerts watch the forwards, the keys of session tokens and
+    // their lengths. Secrets are looked at during a rotation; an alert watches their reload.
+    const ELSEWHERE: [&str; 23] = [
         "rollbook_signing_secret_last_match_timestamp_seconds",
         "rollbook_secret_reloads_total",
         "rollbook_secret_reload_failing",
@@ -93,6 +94,12 @@ fn every_metric_is_on_the_dashboard_itself_or_within_a_recorded_series() {
         "rollbook_api_requests_total",
         "rollbook_api_readers",
         "rollbook_api_changes_total",
+        "rollbook_api_refreshes_total",
+        "rollbook_session_refusals_total",
+        "rollbook_session_keys",
+        "rollbook_session_key_fetches_total",
+        "rollbook_session_keys_fetched_timestamp_seconds",
+        "rollbook_token_bytes",
         "rollbook_forward_deliveries_total",
         "rollbook_forward_position",
         "rollbook_forward_blocked_subjects",

@@ -25,7 +25,7 @@ const PERMISSIONS_BYTES_MAX: usize = 4096;
 /// Beginning of Clerk's own permissions, which are in no session token.
 const SYSTEM: &str = "org:sys_";
 
-/// What must hold.
+/// Conditions of a question: all must hold.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Checks {
     permissions: Vec<String>,

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rollbook_core::store::{Changes, ChangesError, ChangesQuery, Position, Rows, StoreError};
@@ -11,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use crate::outage::Outage;
 use crate::parameters::{Parameters, Start};
 use crate::problem::Problem;
 
@@ -27,8 +27,7 @@ pub(crate) struct Feed {
     rows: Arc<dyn Rows>,
     /// Permits to use the store, so that readers leave the connections of its pool to the workers.
     reads: Semaphore,
-    /// Whether the last call failed: a failure is logged once, not for each reader.
-    is_failing: AtomicBool,
+    outage: Outage,
 }
 
 /// One page, as in the answer.
@@ -48,7 +47,7 @@ impl Page {
 
 impl Feed {
     pub(crate) fn new(changes: Arc<dyn Changes>, rows: Arc<dyn Rows>, reads_max: usize) -> Self {
-        Self { changes, rows, reads: Semaphore::new(reads_max), is_failing: AtomicBool::new(false) }
+        Self { changes, rows, reads: Semaphore::new(reads_max), outage: Outage::new("the change feed") }
     }
 
     /// Returns the first query of a reader.
@@ -79,20 +78,10 @@ impl Feed {
     }
 
     fn log(&self, error: Option<&ChangesError>) {
-        self.log_store(error.and_then(|error| match error {
+        self.outage.log(error.and_then(|error| match error {
             ChangesError::Store(error) => Some(error),
             _ => None,
         }));
-    }
-
-    /// Logs the first failure of the store, and that it answers again.
-    pub(crate) fn log_store(&self, error: Option<&StoreError>) {
-        let was_failing = self.is_failing.swap(error.is_some(), Ordering::Relaxed);
-        match error {
-            Some(error) if !was_failing => tracing::warn!(%error, "api can't read the store"),
-            None if was_failing => tracing::info!("api reads the store again"),
-            _ => {}
-        }
     }
 
     async fn page(&self, query: &ChangesQuery, expand: bool) -> Result<Page, ChangesError> {

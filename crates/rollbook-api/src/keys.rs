@@ -1,4 +1,4 @@
-//! Keys of session tokens: fixed ones, or those of a JWKS, which are fetched again without a restart.
+//! Keys of session tokens: given ones, or those of a JWKS, which are fetched again without a restart.
 //!
 //! Constraints:
 //!
@@ -34,7 +34,7 @@ const WAITING_MAX: usize = 64;
 /// Origin of the keys.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// These keys. Clones may replace them while tokens are verified.
+    /// These keys. Whoever holds a clone can replace them, for a key in a file that changes.
     Fixed(Keys),
     /// The keys that are served here.
     Jwks(JwksUrl),

@@ -23,6 +23,7 @@ mod context;
 mod feed;
 mod keys;
 mod metrics;
+mod outage;
 mod parameters;
 mod ports;
 mod problem;
@@ -56,6 +57,7 @@ use tokio_util::sync::CancellationToken;
 use crate::feed::Feed;
 pub use crate::keys::{JwksUrl, JwksUrlError, KeySource, KeyTimes, fetch_keys};
 use crate::metrics::{Metrics, route};
+use crate::outage::Outage;
 pub use crate::ports::{Ports, Refresh, RefreshError};
 use crate::problem::Problem;
 pub use crate::refresh::REFRESHES_MAX;
@@ -112,6 +114,7 @@ impl Api {
             refreshes,
             readers: Arc::new(Semaphore::new(settings.readers_max)),
             reads: Semaphore::new(settings.reads_max),
+            outage: Outage::new("rows"),
             metrics,
             settings,
             stopping: CancellationToken::new(),

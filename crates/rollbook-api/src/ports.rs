@@ -1,4 +1,4 @@
-//! What the API needs from outside.
+//! Ports: everything that the API needs from outside.
 
 use std::sync::Arc;
 

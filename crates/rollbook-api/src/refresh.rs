@@ -6,7 +6,7 @@
 //!   reading began does not share it.
 //! * The result of a reading, also that there is no such object, is remembered, so that the next request within `max_age`
 //!   needs none. The memory has a limit.
-//! * A client that goes away ends no reading that others wait for.
+//! * A client that disconnects ends no reading that others wait for.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_goes_away_ends_no_reading_that_others_wait_for() {
+    async fn a_client_that_disconnects_ends_no_reading_that_others_wait_for() {
         let (refreshes, clerk) = refreshes();
         let read = || refreshes.refresh(&USERS, "user_1", NOW);
         let (mut leaving, mut staying) = (Box::pin(read()), Box::pin(read()));

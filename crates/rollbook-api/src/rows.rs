@@ -63,7 +63,7 @@ fn admit(api: &Shared, connection: &Connection, headers: &HeaderMap) -> Result<(
     Ok(())
 }
 
-/// What the mirror has under an id.
+/// State of an id in the mirror.
 enum Found {
     Current(RowView),
     Deleted(Timestamp),

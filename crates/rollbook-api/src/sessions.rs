@@ -12,7 +12,7 @@ use crate::keys::{KeyRing, KeySource, KeyTimes};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 
-/// Which session tokens are accepted.
+/// Choice of the session tokens that are accepted.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
     /// Issuer, authorized parties and other rules.
@@ -51,8 +51,8 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
         let SessionSettings { policy, keys, times } = settings;
-        if let KeySource::Fixed(fixed) = &keys {
-            metrics.fixed_keys(fixed.current().len());
+        if let KeySource::Fixed(keys) = &keys {
+            metrics.fixed_keys(keys.current().len());
         }
         let (observer, now) = (Arc::clone(&metrics), Arc::clone(&clock));
         let ring = KeyRing::new(keys, times, move |event| observer.fetched(event, now.now()))?;

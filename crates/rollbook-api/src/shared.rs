@@ -1,4 +1,4 @@
-//! What the routes of the API share.
+//! State and answers that the routes of the API share.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::feed::Feed;
 use crate::metrics::Metrics;
+use crate::outage::Outage;
 use crate::ports::Ports;
 use crate::problem::Problem;
 use crate::refresh::Refreshes;
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) readers: Arc<Semaphore>,
     /// Permits to read rows. The change feed has its own, so that neither waits for the other.
     pub(crate) reads: Semaphore,
+    pub(crate) outage: Outage,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: CancellationToken,
 }
@@ -68,7 +70,7 @@ impl Shared {
         // The semaphore is never closed.
         let _permit = self.reads.acquire().await;
         let rows = reading.await;
-        self.feed.log_store(rows.as_ref().err());
+        self.outage.log(rows.as_ref().err());
         Ok(rows?)
     }
 

@@ -47,6 +47,9 @@ impl Signer {
     }
 
     /// Signs claims with this key id.
+    ///
+    /// # Panics
+    /// Panics if the system has no random numbers.
     pub fn token_with(&self, key_id: &str, claims: &Value) -> String {
         let header = json!({ "alg": "RS256", "cat": "cl_B7d4PD111AAA", "kid": key_id, "typ": "JWT" });
         let signed = [header.to_string(), claims.to_string()].map(encode).join(".");
@@ -60,8 +63,8 @@ impl Signer {
     pub fn pem(&self) -> String {
         let der = [&SPKI, self.0.public_key().as_ref()].concat();
         let base64 = STANDARD.encode(der);
-        let lines: Vec<&str> =
-            base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
+        let lines = (0..base64.len()).step_by(64).map(|at| &base64[at..base64.len().min(at + 64)]);
+        let lines: Vec<&str> = lines.collect();
         format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
     }
 

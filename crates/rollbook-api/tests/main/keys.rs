@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rollbook_api::{JwksUrl, KeySource, KeyTimes, SessionSettings, fetch_keys};
+use rollbook_session::{KeySet, Keys};
 use rollbook_testkit::tokens::{KEY_ID, Signer, claims};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -48,7 +49,7 @@ impl Issuer {
         JwksUrl::parse(&format!("http://{}/.well-known/jwks.json", self.address)).expect("a URL")
     }
 
-    fn answer(&self, status: u16, body: impl ToString) {
+    fn answer(&self, status: u16, body: &(impl ToString + ?Sized)) {
         *self.state.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some((status, body.to_string()));
     }
 
@@ -146,7 +147,7 @@ async fn a_token_of_a_new_key_lets_the_keys_be_fetched_once_and_is_accepted_with
     let server = server(&issuer, NEVER).await;
     fetched(&server, 1).await;
     assert_eq!(ask(&server, &old, "ins_old").await, 204);
-    issuer.answer(200, json!({ "keys": [old.jwk("ins_old"), new.jwk("ins_new")] }));
+    issuer.answer(200, &json!({ "keys": [old.jwk("ins_old"), new.jwk("ins_new")] }));
     // Many at once share one fetch.
     let asking = (0..40).map(|_| ask(&server, &new, "ins_new"));
     assert_eq!(futures_util::future::join_all(asking).await, [204; 40]);
@@ -167,7 +168,7 @@ async fn a_key_that_the_issuer_no_longer_serves_is_refused_after_the_next_fetch(
     let server = server(&issuer, times).await;
     fetched(&server, 1).await;
     assert_eq!(ask(&server, &old, "ins_old").await, 204);
-    issuer.answer(200, new.jwks("ins_new"));
+    issuer.answer(200, &new.jwks("ins_new"));
     let before = server.metric(r#"rollbook_session_key_fetches_total{result="fetched"}"#);
     fetched(&server, before + 2).await;
     assert_eq!(ask(&server, &old, "ins_old").await, 401);
@@ -204,7 +205,7 @@ async fn an_outage_of_the_issuer_changes_nothing_for_known_keys() {
     assert!(server.metric(r#"rollbook_session_key_fetches_total{result="unreadable"}"#) >= 4);
     assert!(server.metric(r#"rollbook_session_key_fetches_total{result="unanswered"}"#) >= 1);
     let before = server.metric(r#"rollbook_session_key_fetches_total{result="fetched"}"#);
-    issuer.answer(200, signer.jwks(KEY_ID));
+    issuer.answer(200, &signer.jwks(KEY_ID));
     fetched(&server, before + 1).await;
 }
 
@@ -224,7 +225,7 @@ async fn before_the_first_keys_every_session_token_is_503_and_then_they_are_acce
         assert_eq!(answer.header("retry-after"), Some("5"));
     }
     assert_eq!(server.get("/v1/changes", &[]).await.status, 200, "service tokens need no keys");
-    issuer.answer(200, signer.jwks(KEY_ID));
+    issuer.answer(200, &signer.jwks(KEY_ID));
     fetched(&server, 1).await;
     assert_eq!(server.get("/v1/authorize", &[&line]).await.status, 204);
 }
@@ -239,11 +240,27 @@ async fn a_failed_fetch_names_the_server_and_the_reason() {
     issuer.answer(404, "user@example.com");
     let error = fetch_keys(&issuer.url(), DEADLINE).await.expect_err("no keys");
     assert_eq!(error, format!("{address} answered 404"));
-    issuer.answer(200, json!({ "keys": [], "padding": "x".repeat(70_000) }));
+    issuer.answer(200, &json!({ "keys": [], "padding": "x".repeat(70_000) }));
     let error = fetch_keys(&issuer.url(), DEADLINE).await.expect_err("no keys");
     assert!(error.contains("more than 65536 bytes"), "{error}");
     let url = issuer.url();
     drop(issuer);
     let error = fetch_keys(&url, DEADLINE).await.expect_err("no keys");
     assert!(error.contains(&address) && error.contains("unreachable"), "{error}");
+}
+
+#[tokio::test]
+async fn keys_that_are_given_are_replaced_by_whoever_holds_them() {
+    let (old, new) = (Signer::of_the_instance(), Signer::of_another_instance());
+    let set = |signer: &Signer| KeySet::from_pem(&signer.pem()).expect("a key");
+    let keys = Keys::new(set(&old));
+    let sessions = SessionSettings::new(policy(), KeySource::Fixed(keys.clone()));
+    let server =
+        Server::with_options(Engine::Memory, Options { sessions: Some(sessions), ..Options::default() })
+            .await;
+    assert_eq!([ask(&server, &old, KEY_ID).await, ask(&server, &new, KEY_ID).await], [204, 401]);
+    keys.replace(set(&old).join(set(&new)).expect("both"));
+    assert_eq!([ask(&server, &old, KEY_ID).await, ask(&server, &new, KEY_ID).await], [204, 204]);
+    keys.replace(set(&new));
+    assert_eq!([ask(&server, &old, KEY_ID).await, ask(&server, &new, KEY_ID).await], [401, 204]);
 }

@@ -202,6 +202,11 @@ async fn every_answer_about_sessions_and_rows_is_as_the_document_says() {
             "/v1/organizations/{id}/members",
             ["accept: */*", &alone, NO_TOKEN],
         ),
+        (
+            "/v1/organizations/org_1/members?limit=0",
+            "/v1/organizations/{id}/members",
+            ["accept: */*", &alone, NO_TOKEN],
+        ),
         ("/v1/organizations/x/members", "/v1/organizations/{id}/members", ["accept: */*", &alone, NO_TOKEN]),
     ] {
         for line in lines {

@@ -166,9 +166,10 @@ async fn a_refresh_reads_one_object_and_checks_the_instance_of_the_key_every_fiv
     assert_eq!(refresh("orgmem_1").await, Ok(ResyncOutcome::UnknownKind));
     assert_eq!(world.living(&USERS).await, ["user_0000"], "nothing else is read");
     world.clerk.set_instance("ins_2");
-    tokio::time::advance(INSTANCE_CHECKED_FOR - Duration::from_secs(1)).await;
+    let second = Duration::from_secs(1);
+    tokio::time::advance(INSTANCE_CHECKED_FOR.saturating_sub(second)).await;
     assert_eq!(refresh("user_0001").await, Ok(ResyncOutcome::Inserted));
-    tokio::time::advance(Duration::from_secs(1)).await;
+    tokio::time::advance(second).await;
     let wrong = refresh("user_0001").await;
     assert!(matches!(wrong, Err(ReconcileError::WrongInstance { .. })), "{wrong:?}");
     let again = refresh("user_0001").await;

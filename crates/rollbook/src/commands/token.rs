@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read as _};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
@@ -11,7 +12,7 @@ use rollbook_api::{KeySource, SessionSettings, fetch_keys};
 use rollbook_core::time::Clock as _;
 use rollbook_session::limits::{COOKIE_BYTES_MAX, TOKEN_BYTES_RANGE};
 use rollbook_session::unverified::Unverified;
-use rollbook_session::{KeySet, Refusal, Verdict, Version, Weights, verify, weigh};
+use rollbook_session::{Refusal, Verdict, Version, Weights, verify, weigh};
 use serde_json::{Value, json};
 
 use super::on_all_cores;
@@ -30,7 +31,7 @@ const HEAVIEST: usize = 10;
 /// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Check {
-    check: &'static str,
+    name: &'static str,
     /// `ok`, `warning`, `failed` or `skipped`.
     state: &'static str,
     /// Name of the refusal, for programs.
@@ -85,8 +86,8 @@ async fn inspect(token: &str, sessions: Option<SessionSettings>) -> anyhow::Resu
     Ok(Inspected { token: unverified, weights, checks })
 }
 
-fn refused(check: &'static str, refusal: Refusal) -> Check {
-    Check { check, state: "failed", reason: Some(refusal.name()), found: refusal.to_string() }
+fn refused(name: &'static str, refusal: Refusal) -> Check {
+    Check { name, state: "failed", reason: Some(refusal.name()), found: refusal.to_string() }
 }
 
 /// Whether the claims are those of a session.
@@ -99,23 +100,23 @@ fn form(token: &Unverified) -> Check {
                 Version::V2 => 2,
             };
             let found = format!("claims of a session, version {version}");
-            Check { check: "claims", state: "ok", reason: None, found }
+            Check { name: "claims", state: "ok", reason: None, found }
         }
     }
 }
 
 /// Whether the API would accept the token now.
 async fn accepted(token: &str, sessions: Option<SessionSettings>) -> Check {
-    let skipped = |found: String| Check { check: "accepted", state: "skipped", reason: None, found };
+    let skipped = |found: String| Check { name: "accepted", state: "skipped", reason: None, found };
     let Some(SessionSettings { policy, keys, .. }) = sessions else {
         return skipped(
             "not verified: set clerk_issuer, and clerk_jwt_key unless the keys are fetched".to_owned(),
         );
     };
     let (keys, origin) = match keys {
-        KeySource::Fixed(keys) => (KeySet::clone(&keys.current()), "clerk_jwt_key".to_owned()),
+        KeySource::Fixed(keys) => (keys.current(), "clerk_jwt_key".to_owned()),
         KeySource::Jwks(url) => match fetch_keys(&url, FETCH_TIMEOUT).await {
-            Ok(keys) => (keys, url.server().to_owned()),
+            Ok(keys) => (Arc::new(keys), url.server().to_owned()),
             Err(why) => return skipped(format!("not verified: the keys can't be fetched: {why}")),
         },
     };
@@ -123,7 +124,7 @@ async fn accepted(token: &str, sessions: Option<SessionSettings>) -> Check {
     match verify(token, &keys, &policy, now) {
         Ok(_) => {
             let found = format!("genuine, valid now, and as the settings demand; keys from {origin}");
-            Check { check: "accepted", state: "ok", reason: None, found }
+            Check { name: "accepted", state: "ok", reason: None, found }
         }
         Err(refusal) => refused("accepted", refusal),
     }
@@ -140,7 +141,7 @@ fn size(weights: &Weights) -> Check {
             format!("{found}: browsers drop it, and the user cannot sign in; remove: {}", claims.join(", ")),
         ),
     };
-    Check { check: "size", state, reason: None, found }
+    Check { name: "size", state, reason: None, found }
 }
 
 /// Parses a part of the token. Both parts were read as JSON objects before.
@@ -150,9 +151,10 @@ fn parsed(text: &str) -> Value {
 
 impl Inspected {
     fn json(&self) -> Value {
-        let checks = self.checks.iter().map(
-            |of| json!({ "check": of.check, "state": of.state, "reason": of.reason, "found": of.found }),
-        );
+        let checks = self
+            .checks
+            .iter()
+            .map(|of| json!({ "check": of.name, "state": of.state, "reason": of.reason, "found": of.found }));
         let claims =
             self.weights.claims.iter().map(
                 |claim| json!({ "name": claim.name, "bytes": claim.bytes, "is_custom": claim.is_custom }),
@@ -175,7 +177,7 @@ impl Inspected {
         let mut checks = Table::new(&["check", "state", "found"]);
         for of in &self.checks {
             let reason = of.reason.map_or_else(String::new, |reason| format!("{reason}: "));
-            checks.row([of.check.to_owned(), of.state.to_owned(), format!("{reason}{}", of.found)]);
+            checks.row([of.name.to_owned(), of.state.to_owned(), format!("{reason}{}", of.found)]);
         }
         let mut weights = Table::new(&["claim", "bytes", "set by"]);
         for claim in self.weights.claims.iter().take(HEAVIEST) {

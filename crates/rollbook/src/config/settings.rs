@@ -183,7 +183,7 @@ settings! {
                     "has no effect with clerk_jwt_key, and needs clerk_issuer");
             clerk_authorized_parties: Option<Vec<String>> =
                 text(authorized_parties).optional("https://app.example.com").shared(),
-                "origins of the applications whose session tokens are accepted (azp), separated by commas; without it any",
+                "origins of the applications that accepted session tokens are issued to (azp), separated by commas; without it any",
                 must(Any, "left out, or clerk_issuer set",
                     |s, _| s.clerk_authorized_parties.is_none() || s.clerk_issuer.is_some(),
                     "is set without clerk_issuer: no session token is accepted");

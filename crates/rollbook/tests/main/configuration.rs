@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 63] = [
+const WRONG: [(&str, &str); 67] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -36,6 +36,10 @@ const WRONG: [(&str, &str); 63] = [
     ("ROLLBOOK_API_BUDGET", "1.1"),
     ("ROLLBOOK_API_LISTEN", "8090"),
     ("ROLLBOOK_API_TOKENS", "ImASecret-of-31-characters-long"),
+    ("CLERK_ISSUER", "https://me:ImASecret@clerk.example"),
+    ("CLERK_JWT_KEY", "ImASecret"),
+    ("CLERK_JWKS_URL", "https://me:ImASecret@clerk.example/jwks"),
+    ("CLERK_AUTHORIZED_PARTIES", "app.example"),
     ("ROLLBOOK_CHANGES", "perhaps"),
     ("ROLLBOOK_CHANGES_KEPT_FOR", "a week"),
     ("ROLLBOOK_LOG", "infoo"),

@@ -66,7 +66,7 @@ pub async fn a_context_has_the_current_rows_of_a_user_and_an_organization(mirror
     let alone = context(&mirror, "user_1", None).await;
     assert_eq!(id(alone.user.as_ref()), Some("user_1"));
     assert_eq!((alone.organization, alone.membership), (None, None));
-    // A user who is no member, and ids that no row has.
+    // A user without a membership, and ids that no row has.
     let strangers = context(&mirror, "user_2", Some("org_2")).await;
     assert_eq!(id(strangers.organization.as_ref()), Some("org_2"));
     assert_eq!(strangers.membership, None);
