@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use rollbook_core::signature::SigningSecrets;
-use rollbook_core::time::Clock as _;
+use rollbook_core::time::{Clock as _, Timestamp};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::{Home, Process, SECRET, until};
 use rollbook_testkit::servers::redis::RedisServer;
@@ -28,9 +28,9 @@ pub(super) enum Signing {
     New,
 }
 
-fn signature(secret: &str, id: &str, body: &str) -> String {
+fn signature(secret: &str, id: &str, now: Timestamp, body: &str) -> String {
     let secrets = SigningSecrets::parse(secret).expect("a secret");
-    secrets.first().sign(id, WallClock.now(), body.as_bytes())
+    secrets.first().sign(id, now, body.as_bytes())
 }
 
 /// A delivery with one, two or five signatures in its header, in turn, in any order, with others among them.
@@ -38,7 +38,9 @@ pub(super) fn delivery(number: usize, signing: Signing) -> (String, String) {
     let id = format!("msg_{number}");
     let body =
         format!(r#"{{"type":"user.created","timestamp":1785312000032,"data":{{"id":"user_{number}"}}}}"#);
-    let (old, new) = (signature(SECRET, &id, &body), signature(NEW_SECRET, &id, &body));
+    // Read once: header and signatures must have the same second.
+    let now = WallClock.now();
+    let (old, new) = (signature(SECRET, &id, now, &body), signature(NEW_SECRET, &id, now, &body));
     let right = match signing {
         Signing::Old => vec![old],
         Signing::Both if number.is_multiple_of(2) => vec![old, new],
@@ -46,7 +48,7 @@ pub(super) fn delivery(number: usize, signing: Signing) -> (String, String) {
         Signing::New => vec![new],
     };
     let asymmetric = "v1a,c2lnbmVkIHdpdGggYW5vdGhlciBraW5kIG9mIGtleQ==".to_owned();
-    let wrong = signature("whsec_d3Jvbmd3cm9uZ3dyb25nd3Jvbmd3cm9uZ3dy", &id, &body);
+    let wrong = signature("whsec_d3Jvbmd3cm9uZ3dyb25nd3Jvbmd3cm9uZ3dy", &id, now, &body);
     let mut all = match number % 3 {
         0 => right,
         1 => [vec![asymmetric], right].concat(),
@@ -57,7 +59,7 @@ pub(super) fn delivery(number: usize, signing: Signing) -> (String, String) {
     let head = format!(
         "POST /webhooks/clerk HTTP/1.1\r\nhost: test\r\nconnection: close\r\nsvix-id: {id}\r\nsvix-timestamp: {}\r\n\
          svix-signature: {}\r\ncontent-length: {}\r\n\r\n",
-        WallClock.now().as_millis() / 1000,
+        now.as_millis() / 1000,
         all.join(" "),
         body.len()
     );

@@ -328,7 +328,7 @@ impl<'a> SignedHeaders<'a> {
 /// Result of a successful verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// How far the sender's clock is ahead of ours, in milliseconds.
+    /// Lead of the sender's clock over ours, in milliseconds.
     pub ahead_millis: i64,
     /// One bit for each secret that matches, by its position from zero.
     matching: u16,

@@ -15,8 +15,8 @@ impl Caddy {
     pub async fn configured(settings: &str, address: SocketAddr) -> Self {
         let folder = new_folder("rollbook-caddy-");
         let file = folder.join("Caddyfile");
-        // Neither a port for administration nor a copy of the configuration outside of the folder.
-        let settings = format!("{{\n    admin off\n    persist_config off\n}}\n{settings}");
+        // No port for administration.
+        let settings = format!("{{\n    admin off\n}}\n{settings}");
         std::fs::write(&file, settings).expect("a written file");
         let here = folder.display();
         let command = [

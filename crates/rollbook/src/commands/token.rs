@@ -12,7 +12,7 @@ use rollbook_api::{KeySource, SessionSettings, fetch_keys};
 use rollbook_core::time::Clock as _;
 use rollbook_session::limits::{COOKIE_BYTES_MAX, TOKEN_BYTES_RANGE};
 use rollbook_session::unverified::Unverified;
-use rollbook_session::{KeySet, Refusal, Verdict, Version, Weights, verify, weigh};
+use rollbook_session::{Refusal, Verdict, Version, Weights, verify, weigh};
 use serde_json::{Value, json};
 
 use super::on_all_cores;
