@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::world::{World, open, user_change};
 
 /// All steps.
-pub(crate) const ALL: [&str; 11] = [
+pub(crate) const ALL: [&str; 12] = [
     "0001_mirror",
     "0002_whole_of_clerk",
     "0003_ends",

@@ -2,7 +2,7 @@
 //! millisecond a row, while other deliveries are applied: prints the duration of each, and the longest wait
 //! of the others.
 //!
-//! `cargo run --release -p rollbook-postgres --example large_cascades -- 300000` (or `ops/large-cascades
+//! `cargo run --release -p rollbook-postgres --example large_cascades_postgres -- 300000` (or `ops/large-cascades
 //! 300000`)
 
 use std::sync::Arc;
