@@ -79,7 +79,8 @@ impl Stage {
     async fn ask(&self, method: &str, headers: &[String]) -> u16 {
         let headers = headers.iter().fold(String::new(), |all, header| format!("{all}{header}\r\n"));
         let request = format!(
-            "{method} /tasks/7 HTTP/1.1\r\nhost: app\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n"
+            "{method} /tasks/7 HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n",
+            self.proxy
         );
         status(&exchange(self.proxy, &request).await)
     }

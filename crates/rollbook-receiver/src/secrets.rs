@@ -63,11 +63,11 @@ impl fmt::Debug for EndpointSecrets {
 
 impl Known {
     fn after(before: &[Use], secrets: SigningSecrets) -> Self {
-        let used = |fingerprint: String| {
+        let with_time = |fingerprint: String| {
             let known = before.iter().find(|known| known.fingerprint == fingerprint);
             known.cloned().unwrap_or_else(|| Use { fingerprint, last_match: Arc::default() })
         };
-        let uses = secrets.fingerprints().into_iter().map(used).collect();
+        let uses = secrets.fingerprints().into_iter().map(with_time).collect();
         Self { secrets, uses }
     }
 
