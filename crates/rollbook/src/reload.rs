@@ -125,7 +125,7 @@ impl Reloader {
                 if let Some(problems) = problems {
                     self.note_problems(problems);
                 }
-                self.tell_queue().await;
+                self.inform_queue().await;
             }
         };
         stop.run_until_cancelled(reloading).await;
@@ -197,7 +197,7 @@ impl Reloader {
 
     /// Lets the queue store that the new secrets are this deployment's, so that a process which starts with them alone is
     /// not refused.
-    async fn tell_queue(&mut self) {
+    async fn inform_queue(&mut self) {
         if self.is_queue_due
             && let Ok(Ok(())) = tokio::time::timeout(QUEUE_TIMEOUT, self.queue.prepare()).await
         {
