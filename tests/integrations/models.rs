@@ -114,6 +114,7 @@ fn others() -> [Model; 4] {
                 required("single", Type::Bool),
                 required("last_position", Type::Integer),
                 required("removed_through", Type::Integer),
+                required("generation", Type::Integer),
             ],
         ),
     ]

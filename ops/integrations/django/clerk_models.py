@@ -361,6 +361,7 @@ class ClerkChangesState(models.Model):
     single = models.BooleanField(primary_key=True)
     last_position = models.BigIntegerField()
     removed_through = models.BigIntegerField()
+    generation = models.BigIntegerField()
 
     class Meta:
         managed = False

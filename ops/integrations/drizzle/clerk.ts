@@ -271,6 +271,7 @@ export const clerkChangesState = clerk.table("changes_state", {
   single: boolean("single").primaryKey(),
   lastPosition: bigint("last_position", { mode: "number" }).notNull(),
   removedThrough: bigint("removed_through", { mode: "number" }).notNull(),
+  generation: bigint("generation", { mode: "number" }).notNull(),
 });
 
 export const clerkOrganizationsRelations = relations(clerkOrganizations, ({ many }) => ({

@@ -388,3 +388,4 @@ class ClerkChangesState(Clerk):
     single: Mapped[bool] = mapped_column(Boolean, primary_key=True)
     last_position: Mapped[int] = mapped_column(BigInteger)
     removed_through: Mapped[int] = mapped_column(BigInteger)
+    generation: Mapped[int] = mapped_column(BigInteger)

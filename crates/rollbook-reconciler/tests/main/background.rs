@@ -38,10 +38,10 @@ async fn run(resource: &'static Resource, is_background: bool) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_beside_deliveries_pauses_after_each_page_for_as_long_as_its_work_took() {
+async fn a_run_next_to_deliveries_pauses_after_each_page_for_as_long_as_its_work_took() {
     for resource in [&USERS, &ORGANIZATIONS] {
-        let (alone, beside) = (run(resource, false).await, run(resource, true).await);
-        assert!(beside >= WRITING * PAGES * 2, "one page at a time, and pauses: {beside:?}");
-        assert!(alone <= beside / 2 + WRITING, "{alone:?} against {beside:?}");
+        let (alone, shared) = (run(resource, false).await, run(resource, true).await);
+        assert!(shared >= WRITING * PAGES * 2, "one page at a time, and pauses: {shared:?}");
+        assert!(alone <= shared / 2 + WRITING, "{alone:?} against {shared:?}");
     }
 }

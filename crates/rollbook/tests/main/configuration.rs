@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 69] = [
+const WRONG: [(&str, &str); 70] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
@@ -37,6 +37,7 @@ const WRONG: [(&str, &str); 69] = [
     ("ROLLBOOK_RECONCILE_CHECK_EVERY", "9s"),
     ("ROLLBOOK_API_BUDGET", "1.1"),
     ("ROLLBOOK_API_LISTEN", "8090"),
+    ("ROLLBOOK_FORWARD_BYTES_MAX", "2GiB"),
     ("ROLLBOOK_API_TOKENS", "ImASecret-of-31-characters-long"),
     ("CLERK_ISSUER", "https://me:ImASecret@clerk.example"),
     ("CLERK_JWT_KEY", "ImASecret"),
