@@ -31,7 +31,10 @@ impl Config {
             wrap(&mut text, "", &harmless(&format!("{key} = {value} ({from})")));
             wrap(&mut text, INDENT, setting.help);
         }
-        text.push_str("\nEach setting is also a flag, with - for _: --data-dir. A secret has no flag.\n");
+        text.push_str(
+            "\nEach setting is also a flag, with - for _: --data-dir. A secret has no flag.\n\
+             In the environment it is ROLLBOOK_ and its name in capitals; ops/CONFIG.md names the others.\n",
+        );
         text
     }
 
