@@ -131,7 +131,10 @@ fn weaknesses(config: &Config, durability: &Durability) -> Findings {
 fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
     let (depth, limit) = (stats.depth(), config.settings.queue_depth_max);
     let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
-    let found = format!("{} of at most {} messages wait", thousands(depth), thousands(limit));
+    let mut found = format!("{} of at most {} messages wait", thousands(depth), thousands(limit));
+    if stats.ready > 0 {
+        found = format!("{found}, the oldest for {} s", thousands(waits.as_secs()));
+    }
     let fix =
         "more workers (rollbook work), or queue_depth_max; rollbook_apply_seconds says how fast the store is";
     if depth >= limit {
@@ -139,7 +142,6 @@ fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
     } else if depth.saturating_mul(100) >= limit.saturating_mul(FULL_PERCENT) {
         warning(DEPTH, found, fix)
     } else if stats.ready > 0 && waits > WAITS_MAX {
-        let found = format!("{found}, the oldest for {} s", thousands(waits.as_secs()));
         warning(
             DEPTH,
             found,

@@ -106,7 +106,10 @@ fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
         });
     }
     if findings.is_empty() && ready.is_success() {
-        findings.push(ok(PROCESS, format!("it runs and is ready (http://{address}/readyz)")));
+        // The names say whether it receives, works, or both.
+        let names: Vec<&str> = parts.iter().map(|(part, _)| part.as_str()).collect();
+        let found = format!("it runs and is ready: {} (http://{address}/readyz)", names.join(", "));
+        findings.push(ok(PROCESS, found));
     } else if findings.is_empty() {
         findings.push(warning(PROCESS, "it is stopping", "start it again if it should run"));
     }
