@@ -172,6 +172,32 @@ async fn a_token_of_the_api_is_rotated_without_a_restart_and_a_stream_ends_with_
     rollbook.kill();
 }
 
+#[tokio::test]
+async fn a_file_that_becomes_a_pipe_is_a_problem_of_this_file_and_ends_no_reload() {
+    let home = Home::new(BINARY);
+    let (tokens, api) = (home.path("tokens"), free_address());
+    let home = home
+        .with("ROLLBOOK_API_LISTEN", api.to_string())
+        .with("ROLLBOOK_API_TOKENS_FILE", tokens.display().to_string());
+    write(&tokens, OLD_TOKEN);
+    let mut rollbook = home.start_ready(&["serve"]).await;
+    std::fs::remove_file(&tokens).expect("it is removed");
+    let made = std::process::Command::new("mkfifo").arg(&tokens).status().expect("mkfifo runs");
+    assert!(made.success());
+    rollbook.signal("HUP");
+    until_failing(&home, true).await;
+    assert_eq!([status_with(api, OLD_TOKEN).await, status_with(api, NEW_TOKEN).await], [200, 401]);
+    let problem = format!("{} can't be read (it is not a regular file any more)", tokens.display());
+    assert!(home.log().contains(&problem), "{}", home.log());
+    std::fs::remove_file(&tokens).expect("it is removed");
+    write(&tokens, NEW_TOKEN);
+    rollbook.signal("HUP");
+    until_replaced(&home, 1.0).await;
+    until_failing(&home, false).await;
+    assert_eq!([status_with(api, OLD_TOKEN).await, status_with(api, NEW_TOKEN).await], [401, 200]);
+    rollbook.kill();
+}
+
 /// Returns which of the two secrets have signed a request.
 fn signers(request: &HookRequest) -> [bool; 2] {
     let header = |name: &str| request.header(name).expect("a header");

@@ -1,11 +1,15 @@
 //! Metrics of the API. Every series exists from the start, at zero.
 
+use std::sync::{Arc, OnceLock};
+
 use axum::http::StatusCode;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use rollbook_core::time::Timestamp;
-use rollbook_session::Refusal;
+use rollbook_session::{Keys, Refusal};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::keys::KeyEvent;
@@ -85,7 +89,7 @@ pub(crate) struct Metrics {
     refusals: IntCounterVec,
     token_bytes: Histogram,
     fetches: IntCounterVec,
-    keys: IntGauge,
+    keys: KeyCount,
     keys_fetched_at: IntGauge,
     refreshes: IntCounterVec,
 }
@@ -118,7 +122,10 @@ impl Metrics {
                 "Fetches of the keys of session tokens by result",
                 &["result"],
             )?,
-            keys: IntGauge::new("rollbook_session_keys", "Keys with which session tokens are verified")?,
+            keys: KeyCount {
+                gauge: IntGauge::new("rollbook_session_keys", "Keys with which session tokens are verified")?,
+                fixed: Arc::default(),
+            },
             keys_fetched_at: IntGauge::new(
                 "rollbook_session_keys_fetched_timestamp_seconds",
                 "Time of the last successful fetch of the keys of session tokens; 0 before the first",
@@ -133,9 +140,8 @@ impl Metrics {
         for counters in [&metrics.requests, &metrics.refusals, &metrics.fetches, &metrics.refreshes] {
             registry.register(Box::new(counters.clone()))?;
         }
-        for gauge in [&metrics.keys, &metrics.keys_fetched_at] {
-            registry.register(Box::new(gauge.clone()))?;
-        }
+        registry.register(Box::new(metrics.keys.clone()))?;
+        registry.register(Box::new(metrics.keys_fetched_at.clone()))?;
         registry.register(Box::new(metrics.readers.clone()))?;
         registry.register(Box::new(metrics.changes.clone()))?;
         registry.register(Box::new(metrics.token_bytes.clone()))?;
@@ -184,16 +190,17 @@ impl Metrics {
         self.token_bytes.observe(token.len() as f64);
     }
 
-    /// Sets the number of fixed keys.
-    pub(crate) fn fixed_keys(&self, count: usize) {
-        self.keys.set(gauge_value(count));
+    /// Sets the fixed keys. The metric is their number from now on.
+    pub(crate) fn fixed_keys(&self, keys: Keys) {
+        // The keys of a process are set once.
+        drop(self.keys.fixed.set(keys));
     }
 
     /// Counts a fetch of keys.
     pub(crate) fn fetched(&self, event: KeyEvent, now: Timestamp) {
         self.fetches.with_label_values(&[name_of(event)]).inc();
         if let KeyEvent::Fetched(count) = event {
-            self.keys.set(gauge_value(count));
+            self.keys.gauge.set(gauge_value(count));
             self.keys_fetched_at.set(now.as_millis() / 1000);
         }
     }
@@ -223,6 +230,26 @@ impl Metrics {
             ReaderKind::Stream => "stream",
             ReaderKind::LongPoll => "long_poll",
         }])
+    }
+}
+
+/// Number of keys. Fixed keys may be replaced at any time, so they are counted when the metric is read.
+#[derive(Clone)]
+struct KeyCount {
+    gauge: IntGauge,
+    fixed: Arc<OnceLock<Keys>>,
+}
+
+impl Collector for KeyCount {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        if let Some(fixed) = self.fixed.get() {
+            self.gauge.set(gauge_value(fixed.current().len()));
+        }
+        self.gauge.collect()
     }
 }
 

@@ -52,7 +52,7 @@ impl Sessions {
     ) -> Result<Self, String> {
         let SessionSettings { policy, keys, times } = settings;
         if let KeySource::Fixed(fixed) = &keys {
-            metrics.fixed_keys(fixed.current().len());
+            metrics.fixed_keys(fixed.clone());
         }
         let (observer, now) = (Arc::clone(&metrics), Arc::clone(&clock));
         let ring = KeyRing::new(keys, times, move |event| observer.fetched(event, now.now()))?;

@@ -90,7 +90,8 @@ impl Policy {
     pub fn for_any_party(issuer: impl Into<String>) -> Result<Self, PolicyError> {
         let issuer = issuer.into();
         let host = issuer.strip_prefix("https://").ok_or(PolicyError::Issuer)?;
-        if host.is_empty() || host.starts_with('/') || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let is_allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'*';
+        if host.is_empty() || host.starts_with('/') || !host.bytes().all(is_allowed) {
             return Err(PolicyError::Issuer);
         }
         Ok(Self {

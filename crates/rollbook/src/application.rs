@@ -98,3 +98,31 @@ impl Refresh for FromClerk {
         Err(RefreshError(problem.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use rollbook_session::verify;
+    use rollbook_testkit::tokens::{ISSUER, Signer, claims};
+
+    use super::*;
+    use crate::config::{Environment, FileSource, Sources};
+
+    #[test]
+    fn a_slash_at_the_end_of_the_issuer_refuses_no_token() {
+        let (signer, now) = (Signer::of_the_instance(), 1_790_000_000);
+        let (issuer, pem) = (format!("{ISSUER}/"), signer.pem());
+        let environment = Environment::of(&[("CLERK_ISSUER", &issuer), ("CLERK_JWT_KEY", &pem)]);
+        let config = Config::load(&Sources { flags: &[], environment, file: FileSource::None });
+        let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+        let sessions = sessions(&config, LiveSecrets::of(&config).jwt_keys()).expect("they fit together");
+        let SessionSettings { policy, keys: KeySource::Fixed(keys), .. } = sessions.expect("an issuer")
+        else {
+            panic!("the keys are fixed")
+        };
+        let at = UNIX_EPOCH + Duration::from_secs(now);
+        let token = signer.token(&claims("user_1", 1_790_000_000));
+        assert!(verify(&token, &keys.current(), &policy, at).is_ok());
+    }
+}

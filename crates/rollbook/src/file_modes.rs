@@ -236,6 +236,22 @@ mod tests {
     }
 
     #[test]
+    fn a_public_key_may_be_read_and_only_its_change_is_a_weakness() {
+        let files = Files::new();
+        let pem = rollbook_testkit::tokens::Signer::of_the_instance().pem();
+        for (mode, named) in [(0o644, 0), (0o646, 1)] {
+            files.put("key", mode, Some(&pem));
+            let key = files.path("key").display().to_string();
+            let text =
+                format!("clerk_issuer = \"https://clerk.example.com\"\nclerk_jwt_key_file = \"{key}\"\n");
+            files.put("rollbook.toml", 0o600, Some(&text));
+            let found = files.weaknesses();
+            assert_eq!(found.len(), named, "{found:?}");
+            assert!(found.iter().all(|one| one.fix == format!("chmod o-w {key}")), "{found:?}");
+        }
+    }
+
+    #[test]
     fn a_secret_that_kubernetes_has_mounted_has_the_mode_that_it_gives() {
         let files = Files::new();
         files.set("database_url", 0o644);

@@ -95,6 +95,7 @@ fn form(kind: &Kind) -> &'static str {
     match kind {
         Kind::Text => "TEXT",
         Kind::Secret => "SECRET",
+        Kind::PublicKeys => "KEYS",
         Kind::Url | Kind::Endpoint => "URL",
         Kind::Path => "PATH",
         Kind::Address => "ADDRESS",

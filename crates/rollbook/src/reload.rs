@@ -5,7 +5,9 @@
 //! * Files that hold a live secret (`…_FILE`) are read every [`EVERY`]. Everything is read on SIGHUP, and again until that succeeds.
 //! * A file or a configuration that can't be read or is wrong changes nothing: the secrets from before stay in use. The log
 //!   says so once for each reason, and a metric shows it until it is over.
-//! * A file that is being written is not used: a change in a file counts if a second reading finds the same.
+//! * A file that is being written is not used: what a reading finds counts if the next one finds the same. This holds for
+//!   SIGHUP too.
+//! * Each file is read within a time limit: a file system that does not answer is a problem like any other.
 //! * No secret is in a log line. Settings that need a restart are named in the log after SIGHUP.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +28,8 @@ use crate::signals::Hangups;
 const EVERY: Duration = Duration::from_secs(10);
 /// Pause between the two readings that must agree.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Maximum number of readings after SIGHUP until two agree. Then it is due again.
+const READINGS: usize = 6;
 /// Maximum time for the queue to store new signing secrets. After a failure it is asked again at the next reading.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -36,7 +40,7 @@ const CONFIGURATION: &str = "configuration";
 const OUTCOMES: [&str; 2] = ["replaced", "failed"];
 
 /// Reads the whole configuration again.
-pub(crate) type ReadAll = Arc<dyn Fn() -> Result<Config, Problems> + Send + Sync>;
+pub(crate) type ReadAll = Arc<dyn Fn(&Config) -> Result<Config, Problems> + Send + Sync>;
 
 /// Reloads the secrets of a process.
 pub(crate) struct Reloader {
@@ -134,8 +138,7 @@ impl Reloader {
     /// Reads everything again. After a failure this is due again. Returns the problems by the key of their setting; `None`
     /// if nothing was read.
     async fn reload(&mut self) -> Option<BTreeMap<String, String>> {
-        let read_all = Arc::clone(&self.read_all);
-        match in_thread(move || read_all()).await? {
+        match self.read_until_two_agree().await? {
             Ok(config) => {
                 self.is_reload_due = false;
                 self.adopt(config);
@@ -149,6 +152,34 @@ impl Reloader {
                 Some(problems)
             }
         }
+    }
+
+    /// Reads everything until two readings in a row agree. `None` if none did, or nothing was read.
+    async fn read_until_two_agree(&self) -> Option<Result<Config, Problems>> {
+        let mut last = self.read_everything().await?;
+        if matches!(&last, Ok(read) if read.differences(&self.config).is_empty()) {
+            return Some(last);
+        }
+        for _ in 1..READINGS {
+            sleep(SETTLE).await;
+            let next = self.read_everything().await?;
+            let agree = match (&last, &next) {
+                (Ok(last), Ok(next)) => last.differences(next).is_empty(),
+                (Err(last), Err(next)) => last == next,
+                _ => false,
+            };
+            if agree {
+                return Some(next);
+            }
+            last = next;
+        }
+        tracing::info!("the configuration changes while it is read: it is read again later");
+        None
+    }
+
+    async fn read_everything(&self) -> Option<Result<Config, Problems>> {
+        let (read_all, config) = (Arc::clone(&self.read_all), Arc::clone(&self.config));
+        in_thread(move || read_all(&config)).await
     }
 
     /// Reads the files again. A change counts if a second reading agrees. Returns the problems; `None` if nothing was read
@@ -236,7 +267,7 @@ impl Reloader {
     }
 }
 
-/// Runs `read` in a thread of its own: a file system that does not answer keeps neither the service nor its end waiting.
+/// Runs `read` in a thread of its own: the service does not wait for files. Each file has a time limit there.
 async fn in_thread<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let thread = std::thread::Builder::new().name("reload".to_owned());
@@ -247,4 +278,64 @@ async fn in_thread<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static)
         return None;
     }
     receiver.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Mutex, PoisonError};
+
+    use rollbook_testkit::memory::queue::MemoryQueue;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::{Environment, FileSource, Sources};
+
+    const ONE: &str = "whsec_b2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xk";
+    const OTHER: &str = "whsec_bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3";
+
+    fn config(secrets: &str) -> Result<Config, Problems> {
+        let environment = Environment::of(&[("CLERK_WEBHOOK_SIGNING_SECRET", secrets)]);
+        Config::load(&Sources { flags: &[], environment, file: FileSource::None })
+    }
+
+    /// Returns a reloader that reads these secrets one after the other.
+    fn reloader(readings: &[&str]) -> Reloader {
+        let started = Arc::new(config(ONE).unwrap_or_else(|problems| panic!("{problems}")));
+        let readings: VecDeque<_> = readings.iter().map(|secrets| config(secrets)).collect();
+        let readings = Mutex::new(readings);
+        let read_all: ReadAll = Arc::new(move |_| {
+            let next = readings.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            next.expect("it is not read more often")
+        });
+        let (live, queue) =
+            (LiveSecrets::of(&started), Arc::new(MemoryQueue::new(10, Arc::new(SystemClock))));
+        let mut reloader =
+            Reloader::new(started, read_all, live, queue, &Registry::new()).expect("new metrics");
+        reloader.is_reload_due = true;
+        reloader
+    }
+
+    fn state(reloader: &Reloader) -> (usize, u64, bool) {
+        let secrets = reloader.config.signing_secrets().expect("they are set").len();
+        (secrets, reloader.metrics.reloads.with_label_values(&["replaced"]).get(), reloader.is_reload_due)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_sighup_what_is_read_counts_if_the_next_reading_agrees() {
+        let both = format!("{OTHER} {ONE}");
+        for readings in [&[OTHER, &both, &both][..], &["whsec_cut", &both, &both], &[ONE]] {
+            let mut reloader = reloader(readings);
+            assert_eq!(reloader.reload().await, Some(BTreeMap::new()), "{readings:?}");
+            let expected = if readings == [ONE] { (1, 0, false) } else { (2, 1, false) };
+            assert_eq!(state(&reloader), expected, "{readings:?}");
+        }
+        let mut changing = reloader(&[OTHER, &both, OTHER, &both, OTHER, &both]);
+        assert_eq!(changing.reload().await, None);
+        assert_eq!(state(&changing), (1, 0, true), "it is due again");
+        let mut wrong = reloader(&["whsec_cut", "whsec_cut"]);
+        let problems = wrong.reload().await.expect("it was read");
+        assert!(problems[CONFIGURATION].contains("damaged or incomplete"), "{problems:?}");
+        assert_eq!(state(&wrong), (1, 0, true));
+    }
 }

@@ -259,7 +259,9 @@ async fn keys_that_are_given_are_replaced_by_whoever_holds_them() {
         Server::with_options(Engine::Memory, Options { sessions: Some(sessions), ..Options::default() })
             .await;
     assert_eq!([ask(&server, &old, KEY_ID).await, ask(&server, &new, KEY_ID).await], [204, 401]);
+    assert_eq!(server.metric("rollbook_session_keys"), 1);
     keys.replace(set(&old).join(set(&new)).expect("both"));
+    assert_eq!(server.metric("rollbook_session_keys"), 2);
     assert_eq!([ask(&server, &old, KEY_ID).await, ask(&server, &new, KEY_ID).await], [204, 204]);
     keys.replace(set(&new));
     assert_eq!([ask(&server, &old, KEY_ID).await, ask(&server, &new, KEY_ID).await], [401, 204]);

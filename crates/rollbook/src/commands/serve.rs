@@ -33,7 +33,7 @@ pub(crate) fn run(settings: SettingFlags, faces: Faces, arguments: &Start) -> an
         config.signing_secrets()?;
     }
     raise_file_limit(&mut config);
-    let read_all: ReadAll = Arc::new(move || Config::load(&settings.sources()));
+    let read_all: ReadAll = Arc::new(move |config| config.load_again(&settings.sources()));
     on_all_cores(serve(Arc::new(config), read_all, faces, arguments.migrate))
 }
 

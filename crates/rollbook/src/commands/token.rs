@@ -28,13 +28,16 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Number of claims in the table of weights.
 const HEAVIEST: usize = 10;
 
+/// Maximum number of bytes around a token: the name of its header or cookie, and white space.
+const AROUND_BYTES_MAX: usize = 1024;
+
 /// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Check {
     name: &'static str,
     /// `ok`, `warning`, `failed` or `skipped`.
     state: &'static str,
-    /// Name of the refusal, for programs.
+    /// Name of the refusal, for programs; `keys-unavailable` if the keys can't be fetched.
     reason: Option<&'static str>,
     found: String,
 }
@@ -66,17 +69,38 @@ pub(crate) fn run(config: &Config, command: &TokenCommand) -> anyhow::Result<()>
     }
 }
 
-/// Reads a token, without the white space around it.
+/// Reads a token, without the white space around it and without the name of its header or cookie.
 fn read(input: impl io::Read) -> anyhow::Result<String> {
     let max = *TOKEN_BYTES_RANGE.end();
     let mut text = String::new();
-    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(2);
-    input.take(limit).read_to_string(&mut text).context("standard input is not a text")?;
-    match text.trim() {
-        "" => bail!("standard input is empty; write the token to it, without Bearer or __session="),
+    let limit = max.saturating_add(AROUND_BYTES_MAX);
+    let bytes = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    input.take(bytes).read_to_string(&mut text).context("standard input is not a text")?;
+    match bare(&text) {
+        "" if text.len() > limit => {
+            bail!("standard input begins with more than {limit} bytes of white space")
+        }
+        "" => bail!("standard input has no token; write the token to it"),
         token if token.len() > max => bail!("the token is longer than {max} bytes"),
         token => Ok(token.to_owned()),
     }
+}
+
+/// Returns the token of a header or a cookie, or of a line with the token alone.
+fn bare(text: &str) -> &str {
+    let text = text.trim();
+    let text = without(text, "authorization:").unwrap_or(text);
+    let text = without(text, "cookie:").unwrap_or(text);
+    match without(text, "__session=") {
+        Some(token) => token.trim_end_matches(';').trim_end(),
+        None if text.eq_ignore_ascii_case("bearer") => "",
+        None => without(text, "bearer ").unwrap_or(text),
+    }
+}
+
+fn without<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then(|| rest.trim_start())
 }
 
 async fn inspect(token: &str, sessions: Option<SessionSettings>) -> anyhow::Result<Inspected> {
@@ -117,7 +141,10 @@ async fn accepted(token: &str, sessions: Option<SessionSettings>) -> Check {
         KeySource::Fixed(keys) => (keys.current(), "clerk_jwt_key".to_owned()),
         KeySource::Jwks(url) => match fetch_keys(&url, FETCH_TIMEOUT).await {
             Ok(keys) => (Arc::new(keys), url.server().to_owned()),
-            Err(why) => return skipped(format!("not verified: the keys can't be fetched: {why}")),
+            Err(why) => {
+                let found = format!("not verified: the keys can't be fetched: {why}");
+                return Check { name: "accepted", state: "failed", reason: Some("keys-unavailable"), found };
+            }
         },
     };
     let now = UNIX_EPOCH + Duration::from_millis(SystemClock.now().as_millis().unsigned_abs());
@@ -202,13 +229,29 @@ mod tests {
         let longest = "t".repeat(max);
         assert_eq!(read(format!("{longest}\n").as_bytes()).expect("it fits"), longest);
         for (input, words) in [
-            (String::new(), "is empty"),
-            (" \n".to_owned(), "is empty"),
+            (String::new(), "has no token"),
+            (" \n".to_owned(), "has no token"),
+            ("Bearer \n".to_owned(), "has no token"),
+            (" ".repeat(1 << 20), "bytes of white space"),
             ("t".repeat(max + 1), "longer than 65536 bytes"),
             ("t".repeat(max * 2), "longer than 65536 bytes"),
         ] {
             let error = read(input.as_bytes()).expect_err("it is refused").to_string();
             assert!(error.contains(words) && !error.contains("ttt"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_found_in_its_header_and_in_its_cookie() {
+        for input in [
+            "t.t.t",
+            "Bearer t.t.t\n",
+            "bearer  t.t.t",
+            "Authorization: Bearer t.t.t\r\n",
+            "__session=t.t.t",
+            "Cookie: __session=t.t.t;",
+        ] {
+            assert_eq!(read(input.as_bytes()).expect("it is read"), "t.t.t", "{input}");
         }
     }
 }

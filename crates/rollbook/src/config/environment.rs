@@ -46,9 +46,8 @@ impl Environment {
         self.get(variable).is_some()
     }
 
-    /// Returns the values of settings. Every `ROLLBOOK_…` must be a setting.
-    pub(crate) fn values(&self, problems: &mut Vec<Problem>) -> Values {
-        let mut values = Values::default();
+    /// Adds the values of settings to `values`, which is empty. Every `ROLLBOOK_…` must be a setting.
+    pub(crate) fn values(&self, mut values: Values, problems: &mut Vec<Problem>) -> Values {
         for (name, value) in &self.0 {
             let origin = Origin::Environment(name.clone());
             match (find(&SETTINGS, name, "_FILE", About::environment, "unset it"), value.to_str()) {
@@ -98,7 +97,7 @@ mod tests {
     fn an_unknown_rollbook_variable_is_refused_and_the_nearest_setting_named() {
         let mut problems = Vec::new();
         Environment::of(&[("ROLLBOOK_LISTN", "x"), ("PATH", "/bin"), ("CLERK_JWT_KEY", "y")])
-            .values(&mut problems);
+            .values(Values::default(), &mut problems);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].to_string().contains("did you mean ROLLBOOK_LISTEN?"), "{}", problems[0]);
     }
@@ -119,7 +118,7 @@ mod tests {
                         continue;
                     }
                     let mut problems = Vec::new();
-                    Environment::of(&[(&wrong, "x")]).values(&mut problems);
+                    Environment::of(&[(&wrong, "x")]).values(Values::default(), &mut problems);
                     let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
                     assert!(found[0].contains(&format!("did you mean {right}?")), "{wrong}: {found:?}");
                     seen += 1;
@@ -128,7 +127,7 @@ mod tests {
         }
         assert!(seen > 100, "{seen}");
         let mut problems = Vec::new();
-        Environment::of(&[("ROLLBOOK_DATABASE_URL_FILE", "x")]).values(&mut problems);
+        Environment::of(&[("ROLLBOOK_DATABASE_URL_FILE", "x")]).values(Values::default(), &mut problems);
         assert!(problems[0].to_string().contains("did you mean DATABASE_URL_FILE?"), "{}", problems[0]);
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use super::contents::CONFIGURATION_MAX;
 use super::problem::{Origin, Problem};
 use super::setting::{About, find};
 use super::settings::{GROUPS, Groups, SETTINGS};
@@ -16,27 +17,33 @@ use crate::secrets::looks_secret;
 /// File that is read if `--config` names no other. It may be missing.
 pub(crate) const DEFAULT_PATH: &str = "rollbook.toml";
 
-/// Reads the values of the file. Without a `path`, the default file is read, which may be missing.
-pub(crate) fn values(path: Option<&Path>, problems: &mut Vec<Problem>) -> Values {
+/// Adds the values of the file to `empty`. Without a `path`, the default file is read, which may be missing.
+pub(crate) fn values(path: Option<&Path>, mut empty: Values, problems: &mut Vec<Problem>) -> Values {
     let asked_for = path.is_some();
     let path = path.unwrap_or(Path::new(DEFAULT_PATH));
     if let Err(wrong) = values::path(&path.to_string_lossy(), "file") {
         problems.push(Problem::of("--config", None, wrong));
-        return Values::default();
+        return empty;
     }
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse(path, &text, GROUPS, problems),
-        Err(error) if error.kind() == ErrorKind::NotFound && !asked_for => Values::default(),
+    match empty.contents.text(path, CONFIGURATION_MAX) {
+        Ok(text) => parse(path, &text, GROUPS, empty, problems),
+        Err(error) if error.kind() == ErrorKind::NotFound && !asked_for => empty,
         Err(error) => {
             let what = format!("{} can't be read ({error})", path.display());
             problems.push(Problem::of("--config", None, wrong(what, "name a readable file")));
-            Values::default()
+            empty
         }
     }
 }
 
-/// Reads the values in a text. Each `[GROUP.NAME]` is a separate set of settings.
-pub(super) fn parse(path: &Path, text: &str, groups: &Groups, problems: &mut Vec<Problem>) -> Values {
+/// Adds the values in a text to `empty`. Each `[GROUP.NAME]` is a separate set of settings.
+pub(super) fn parse(
+    path: &Path,
+    text: &str,
+    groups: &Groups,
+    empty: Values,
+    problems: &mut Vec<Problem>,
+) -> Values {
     let origin = |at: usize| Origin::File { path: PathBuf::from(path), line: line(text, at) };
     let table = match DeTable::parse(text) {
         Ok(table) => table,
@@ -46,10 +53,10 @@ pub(super) fn parse(path: &Path, text: &str, groups: &Groups, problems: &mut Vec
             let wrong = wrong(what, "see ops/rollbook.toml for a sample");
             let origin = error.span().map(|span| origin(span.start));
             problems.push(Problem::of(path.display().to_string(), origin.as_ref(), wrong));
-            return Values::default();
+            return empty;
         }
     };
-    let mut found = Found { origin: &origin, values: Values::default(), problems };
+    let mut found = Found { origin: &origin, values: empty, problems };
     for (key, value) in table.get_ref() {
         let group = groups.iter().find(|(name, _)| key.get_ref() == name);
         match (group, value.get_ref()) {
@@ -133,7 +140,7 @@ mod tests {
 
     fn read(text: &str) -> (Values, Vec<String>) {
         let mut problems = Vec::new();
-        let values = parse(Path::new("test.toml"), text, GROUPS, &mut problems);
+        let values = parse(Path::new("test.toml"), text, GROUPS, Values::default(), &mut problems);
         (values, problems.iter().map(ToString::to_string).collect())
     }
 

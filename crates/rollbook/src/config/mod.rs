@@ -7,6 +7,7 @@
 //! * No message, report or `Debug` holds the value of a secret.
 //! * `environment.rs` alone reads the environment, `settings.rs` alone knows the names.
 
+mod contents;
 pub(crate) mod environment;
 mod file;
 mod forward;
@@ -90,13 +91,18 @@ pub(crate) enum FileSource<'a> {
 impl Config {
     /// Reads all sources and checks the result.
     pub(crate) fn load(sources: &Sources<'_>) -> Result<Self, Problems> {
+        Self::load_from(sources, &Values::default())
+    }
+
+    /// Reads all sources as they are now. `empty` knows how files are read.
+    fn load_from(sources: &Sources<'_>, empty: &Values) -> Result<Self, Problems> {
         let mut problems = Vec::new();
         let mut values = match sources.file {
-            FileSource::Named(path) => file::values(Some(path), &mut problems),
-            FileSource::Default => file::values(None, &mut problems),
-            FileSource::None => Values::default(),
+            FileSource::Named(path) => file::values(Some(path), empty.clone(), &mut problems),
+            FileSource::Default => file::values(None, empty.clone(), &mut problems),
+            FileSource::None => empty.clone(),
         };
-        values.override_by(sources.environment.values(&mut problems));
+        values.override_by(sources.environment.values(empty.clone(), &mut problems));
         let mut flags = Values::default();
         for (setting, text) in sources.flags {
             let given = Given { setting, text: text.clone(), origin: Origin::Flag(setting.dashed()) };

@@ -18,7 +18,7 @@ against it (`UPDATE=1 cargo test -p rollbook reference` writes it anew).
 - A flag comes before the environment, the environment before the file, the file before the default. The file is
   `rollbook.toml` in the working folder, or what `--config` names; [rollbook.toml](rollbook.toml) is one with every
   setting at its default. `rollbook config` shows the effective values and where each came from.
-- Every flag works with every command. A secret has no flag, and a URL with a password is refused in one: every user of
+- Every flag works with every command. A secret or a public key has no flag, and a URL with a password is refused in one: every user of
   a machine reads its process list.
 - Where a setting says *or a file*, the name with `_FILE` (in the file: `_file`) gives the path of a file that holds the value.
   Both at once are refused.
@@ -109,6 +109,7 @@ fn form(kind: &Kind) -> String {
     match kind {
         Kind::Text => "text".to_owned(),
         Kind::Secret => "text, never shown".to_owned(),
+        Kind::PublicKeys => "public keys in PEM, shown as their number".to_owned(),
         Kind::Url => "a URL, shown without its password".to_owned(),
         Kind::Endpoint => "a URL, shown without its path".to_owned(),
         Kind::Path => "a path".to_owned(),

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::Config;
-use super::problem::{Origin, Problem};
-use super::source::{Given, Values, content_again};
+use super::problem::{Origin, Problem, Problems};
+use super::source::{Given, Values};
 use super::values::wrong;
+use super::{Config, Sources};
 
 /// Result of reading the files again that hold values of live settings.
 pub(crate) struct Reread {
@@ -40,15 +40,24 @@ pub(crate) struct Difference {
 }
 
 impl Config {
+    /// Reads all sources again, while the process runs.
+    ///
+    /// # Errors
+    /// The result can't be used.
+    pub(crate) fn load_again(&self, sources: &Sources<'_>) -> Result<Self, Problems> {
+        Self::load_from(sources, &self.values.empty_again())
+    }
+
     /// Reads the files again that hold values of live settings. Each file is judged alone: a wrong one keeps no other one
     /// from being used.
     pub(crate) fn reread(&self) -> Reread {
         let (mut values, mut config, mut problems) = (self.values.clone(), None, Vec::new());
+        let mut contents = self.values.contents.again();
         let live = self.values.all().filter(|(_, given)| given.setting.is_live);
         for (key, given) in live {
             let Origin::Content { path, .. } = &given.origin else { continue };
-            let text = match content_again(path) {
-                Ok(Some(text)) if text != given.text => text,
+            let text = match contents.value(path) {
+                Ok(text) if text != given.text => text,
                 Ok(_) => continue,
                 Err(what) => {
                     let wrong = wrong(what, "make it readable, with the value and nothing else");
@@ -91,16 +100,25 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
     use std::path::Path;
+    use std::process::Command;
+    use std::sync::mpsc;
+
+    use rollbook_testkit::process::DEADLINE;
 
     use super::*;
-    use crate::config::{Environment, FileSource, Problems, Sources};
+    use crate::config::{Environment, FileSource};
 
     const OLD: &str = "whsec_b2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xk";
     const NEW: &str = "whsec_bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3";
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
     fn load(folder: &Path, listen: &str) -> Result<Config, Problems> {
+        Config::load(&sources(folder, listen))
+    }
+
+    fn sources(folder: &Path, listen: &str) -> Sources<'static> {
         let path = |name: &str| folder.join(name).display().to_string();
         let (secret, tokens) = (path("secret"), path("tokens"));
         let environment = Environment::of(&[
@@ -108,7 +126,7 @@ mod tests {
             ("ROLLBOOK_API_TOKENS_FILE", &tokens),
             ("ROLLBOOK_LISTEN", listen),
         ]);
-        Config::load(&Sources { flags: &[], environment, file: FileSource::None })
+        Sources { flags: &[], environment, file: FileSource::None }
     }
 
     fn stage() -> (tempfile::TempDir, Config) {
@@ -146,12 +164,62 @@ mod tests {
         assert!(reread.problems[0].to_string().contains("can't be read"), "{}", reread.problems[0]);
     }
 
+    /// Reads everything again in a thread of its own: what waits for a pipe fails the test.
+    fn loaded_again(folder: &Path, config: Config) -> Result<Config, String> {
+        let (sender, receiver) = mpsc::channel();
+        let folder = folder.to_owned();
+        std::thread::spawn(move || {
+            let sources = sources(&folder, "127.0.0.1:1");
+            sender.send(config.load_again(&sources).map_err(|problems| problems.to_string()))
+        });
+        receiver.recv_timeout(DEADLINE).expect("it does not wait")
+    }
+
+    fn make_pipe(path: &Path) {
+        let made = Command::new("mkfifo").arg(path).status().expect("mkfifo runs");
+        assert!(made.success());
+    }
+
     #[test]
-    fn what_is_not_a_regular_file_is_not_read_again() {
-        let (folder, config) = stage();
-        std::fs::remove_file(folder.path().join("secret")).expect("it is removed");
-        std::fs::create_dir(folder.path().join("secret")).expect("a folder");
+    fn a_file_that_became_a_folder_a_device_or_a_pipe_is_a_problem_and_is_not_opened() {
+        let make: [&dyn Fn(&Path); 3] = [
+            &|path| std::fs::create_dir(path).expect("a folder"),
+            &|path| symlink("/dev/zero", path).expect("a link"),
+            &make_pipe,
+        ];
+        for make in make {
+            let (folder, config) = stage();
+            let path = folder.path().join("secret");
+            std::fs::remove_file(&path).expect("it is removed");
+            make(&path);
+            let Reread { config: None, problems } = config.reread() else { panic!("nothing has changed") };
+            let expected = format!("{} can't be read (it is not a regular file any more)", path.display());
+            assert!(problems.len() == 1 && problems[0].wrong == expected, "{problems:?}");
+            let error = loaded_again(folder.path(), config).err().expect("it is refused");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_read_once_and_its_value_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        write(folder.path(), "tokens", TOKEN);
+        make_pipe(&path);
+        let writing = {
+            let path = path.clone();
+            std::thread::spawn(move || std::fs::write(path, OLD))
+        };
+        let config = load(folder.path(), "127.0.0.1:1").unwrap_or_else(|problems| panic!("{problems}"));
+        writing.join().expect("no panic").expect("it is written");
         assert!(config.reread().is_quiet());
+        let again = loaded_again(folder.path(), config).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(secrets(&again), 1);
+        std::fs::remove_file(&path).expect("it is removed");
+        assert!(again.reread().is_quiet(), "there is nothing to read");
+        write(folder.path(), "secret", &format!("{NEW} {OLD}"));
+        let read = again.reread().config.expect("a regular file is read");
+        assert_eq!(secrets(&read), 2);
     }
 
     #[test]

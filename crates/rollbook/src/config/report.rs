@@ -9,6 +9,7 @@ use super::setting::{About, Kind};
 use super::settings::{GROUPS, SETTINGS};
 use super::source::Given;
 use super::url::{without_password, without_path};
+use super::values::jwt_key;
 use crate::output::{columns_of, harmless};
 
 /// Shown for a setting without a value.
@@ -32,7 +33,7 @@ impl Config {
             wrap(&mut text, INDENT, setting.help);
         }
         text.push_str(
-            "\nEach setting is also a flag, with - for _: --data-dir. A secret has no flag.\n\
+            "\nEach setting is also a flag, with - for _: --data-dir. A secret or a public key has no flag.\n\
              In the environment it is ROLLBOOK_ and its name in capitals; ops/CONFIG.md names the others.\n",
         );
         text
@@ -77,6 +78,10 @@ impl Config {
                     count => format!("set, {count} secrets"),
                 }
             }
+            Kind::PublicKeys => match jwt_key(&given.text).map_or(1, |keys| keys.len()) {
+                1 => "set, 1 public key".to_owned(),
+                count => format!("set, {count} public keys"),
+            },
             Kind::Url if unusable.contains(&setting.key) => UNUSABLE.to_owned(),
             Kind::Url => without_password(&given.text),
             Kind::Endpoint => without_path(&given.text),
@@ -158,7 +163,7 @@ fn sample_line(setting: &About) -> String {
         (Some(default), _) => format!("\"{default}\""),
         (None, _) => format!("\"{}\"", setting.example),
     };
-    let suffix = if setting.kind == Kind::Secret { "_file" } else { "" };
+    let suffix = if matches!(setting.kind, Kind::Secret | Kind::PublicKeys) { "_file" } else { "" };
     format!("{}{suffix} = {value}", setting.key)
 }
 
@@ -169,6 +174,8 @@ fn names(setting: &About) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rollbook_testkit::tokens::Signer;
+
     use super::super::{Environment, FileSource, Sources};
     use super::*;
 
@@ -205,6 +212,23 @@ mod tests {
                 let line: String = line.split_whitespace().collect();
                 assert!(joined.contains(&line), "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn public_keys_are_counted_as_keys() {
+        let signers = [Signer::of_the_instance(), Signer::of_another_instance()];
+        let keys = signers.each_ref().map(Signer::pem);
+        for (text, shown) in [
+            (keys[0].clone(), "set, 1 public key"),
+            (keys[0].trim().replace('\n', "\\n"), "set, 1 public key"),
+            (keys.concat(), "set, 2 public keys"),
+        ] {
+            let environment =
+                Environment::of(&[("CLERK_ISSUER", "https://clerk.example.com"), ("CLERK_JWT_KEY", &text)]);
+            let config = Config::load(&Sources { flags: &[], environment, file: FileSource::None });
+            let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+            assert_eq!(config.json(&[])["clerk_jwt_key"]["value"], json!(shown));
         }
     }
 

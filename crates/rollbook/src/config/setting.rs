@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     Text,
     /// A secret: never shown, never a flag; may be read from a file.
     Secret,
+    /// Public keys in PEM: too long to be shown or to be a flag; may be read from a file.
+    PublicKeys,
     /// URL of a system. May hold a password: shown without it, may be read from a file.
     Url,
     /// URL of an endpoint. Its path may be a secret: shown without it, may be read from a file.
@@ -85,9 +87,9 @@ impl About {
         if self.is_shared { name } else { format!("ROLLBOOK_{name}") }
     }
 
-    /// Returns the flag. A secret has none: every user of a machine reads the process list.
+    /// Returns the flag. A secret has none: every user of a machine reads the process list. A public key has several lines.
     pub(crate) fn flag(&self) -> Option<String> {
-        (self.kind != Kind::Secret).then(|| self.dashed())
+        (!matches!(self.kind, Kind::Secret | Kind::PublicKeys)).then(|| self.dashed())
     }
 
     /// Returns the key as the name of a flag, with its dashes.
@@ -104,7 +106,7 @@ impl About {
 
     /// Returns whether the value may be the content of a file (`X_FILE`).
     pub(crate) fn may_be_in_file(&self) -> bool {
-        matches!(self.kind, Kind::Secret | Kind::Url | Kind::Endpoint)
+        matches!(self.kind, Kind::Secret | Kind::PublicKeys | Kind::Url | Kind::Endpoint)
     }
 }
 
@@ -265,6 +267,11 @@ pub(super) fn plain() -> Setting<String> {
 /// Declares a secret that `parse` reads.
 pub(super) fn secret<T: 'static>(parse: fn(&str) -> Result<T, Wrong>) -> Setting<T> {
     Setting::new(Kind::Secret, parse)
+}
+
+/// Declares public keys that `parse` reads.
+pub(super) fn public_keys<T: 'static>(parse: fn(&str) -> Result<T, Wrong>) -> Setting<T> {
+    Setting::new(Kind::PublicKeys, parse)
 }
 
 /// Declares a URL of the queue or the store.

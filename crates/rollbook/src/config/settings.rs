@@ -21,7 +21,7 @@ use super::relations::Relation;
 use super::relations::Scope::{Any, Postgres, Redis};
 use super::setting::{
     About, Setting, address, age, choice, count, duration, file, folder, interval, number, pause, plain,
-    secret, settings, share, size, text, url, yes_or_no,
+    public_keys, secret, settings, share, size, text, url, yes_or_no,
 };
 use super::url::{Place, Role, ServerUrl};
 use super::values::{
@@ -181,7 +181,7 @@ settings! {
         ("Session tokens", "Which of Clerk's session tokens the API accepts: see [API.md](API.md#session-tokens).") => {
             clerk_issuer: Option<String> = text(issuer).optional("https://clerk.example.com").shared(),
                 "issuer of session tokens: the instance's Frontend API URL; without it the API accepts no session token";
-            clerk_jwt_key: Option<KeySet> = secret(jwt_key).optional("/run/secrets/…").shared().live(),
+            clerk_jwt_key: Option<KeySet> = public_keys(jwt_key).optional("/run/secrets/…").shared().live(),
                 "public key of the instance as PEM; without it the keys are fetched from the issuer every 5 minutes",
                 must(Any, "left out, or clerk_issuer set",
                     |s, _| s.clerk_jwt_key.is_none() || s.clerk_issuer.is_some(),

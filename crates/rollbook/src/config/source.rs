@@ -1,16 +1,12 @@
 //! Values as the sources give them, before they are parsed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use super::contents::Contents;
 use super::problem::{Origin, Problem};
 use super::setting::{About, Kind};
 use super::values::{self, wrong};
-
-/// Maximum size of a file that holds one value, in bytes. Sixteen secrets take less.
-const CONTENT_MAX: u64 = 64 * 1024;
 
 /// Value and its source. Without `Debug`, because the value may be a secret.
 #[derive(Clone)]
@@ -29,9 +25,16 @@ pub(crate) struct Values {
     given: BTreeMap<String, Given>,
     /// Group and name of each `[GROUP.NAME]`.
     members: BTreeSet<(String, String)>,
+    /// Way of reading the files that hold a value.
+    pub(super) contents: Contents,
 }
 
 impl Values {
+    /// Returns no values, for reading the same sources again.
+    pub(super) fn empty_again(&self) -> Self {
+        Self { contents: self.contents.again(), ..Self::default() }
+    }
+
     /// Returns the value of a setting, if there is one.
     pub(crate) fn get(&self, key: &str) -> Option<&Given> {
         self.given.get(key)
@@ -46,6 +49,7 @@ impl Values {
     pub(crate) fn override_by(&mut self, stronger: Self) {
         self.given.extend(stronger.given);
         self.members.extend(stronger.members);
+        self.contents.join(stronger.contents);
     }
 
     /// Adds a `[GROUP.NAME]`, which may be empty.
@@ -85,7 +89,7 @@ impl Values {
                     &format!("{}, which holds the value and nothing else", wrong.fix),
                 );
             }
-            match content(Path::new(&given.text)) {
+            match self.contents.value(Path::new(&given.text)) {
                 Ok(text) => {
                     let path = PathBuf::from(given.text);
                     let origin = Origin::Content { path, named_by: Box::new(given.origin) };
@@ -108,30 +112,5 @@ impl Values {
         if self.given.insert(key.to_owned(), given).is_some() {
             refuse("is set directly and by a file", "keep one of the two");
         }
-    }
-}
-
-/// Returns the content of a file that was read before; `None` if it can be read only once, such as a pipe.
-///
-/// # Errors
-/// The file can't be read, or is empty or too long. The text has the path, and nothing of the content.
-pub(super) fn content_again(path: &Path) -> Result<Option<String>, String> {
-    match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() => Ok(None),
-        _ => content(path).map(Some),
-    }
-}
-
-/// Returns the content of a file, without white space around it.
-fn content(path: &Path) -> Result<String, String> {
-    let name = path.display().to_string();
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(CONTENT_MAX + 1).read_to_string(&mut text))
-        .map_err(|error| format!("{name} can't be read ({error})"))?;
-    match text.trim() {
-        "" => Err(format!("{name} is empty")),
-        _ if text.len() as u64 > CONTENT_MAX => Err(format!("{name} is longer than {CONTENT_MAX} bytes")),
-        value => Ok(value.to_owned()),
     }
 }

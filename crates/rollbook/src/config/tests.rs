@@ -339,7 +339,7 @@ const TARGETS: &Groups = &[("target", Target::declarations)];
 /// Reads the targets of a file.
 fn targets(text: &str) -> (Values, BTreeMap<String, Target>, String) {
     let mut problems = Vec::new();
-    let values = file::parse(Path::new("t.toml"), text, TARGETS, &mut problems);
+    let values = file::parse(Path::new("t.toml"), text, TARGETS, Values::default(), &mut problems);
     let targets = reader::read_group(&values, "target", &mut problems);
     (values, targets, Problems(problems).to_string())
 }

@@ -225,7 +225,12 @@ pub(crate) fn api_url(text: &str) -> Result<ApiUrl, Wrong> {
 /// Parses the public key of a Clerk instance, as PEM.
 pub(crate) fn jwt_key(text: &str) -> Result<KeySet, Wrong> {
     let fix = "copy the JWKS Public Key from Clerk's dashboard, API keys";
-    KeySet::from_pem(text).map_err(|error| wrong(error.to_string(), fix))
+    KeySet::from_pem(text).map_err(|error| {
+        // The library's texts may have the same instruction behind a semicolon.
+        let text = error.to_string();
+        let (what, own_fix) = text.split_once("; ").unwrap_or((&text, fix));
+        wrong(what, if own_fix.starts_with("copy the") { fix } else { own_fix })
+    })
 }
 
 /// Parses the issuer of session tokens: the Frontend API URL. No error quotes it.
@@ -246,6 +251,9 @@ pub(crate) fn authorized_parties(text: &str) -> Result<Vec<String>, Wrong> {
     let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty());
     let parties: Vec<String> = parts.map(str::to_owned).collect();
     let fix = "write origins separated by commas, such as https://app.example.com";
+    if parties.is_empty() {
+        return Err(wrong("names no origin", format!("{fix}; or leave it out to accept any")));
+    }
     Policy::new("https://clerk.example.com", parties.clone())
         .map_err(|error| wrong(error.to_string(), fix))?;
     Ok(parties)

@@ -162,6 +162,7 @@ fn an_issuer_is_a_url_with_https_and_nothing_secret_is_in_it() {
         "https://clerk.example.com/sk_live_hunter2",
         "https://clerk.example.com#hunter2",
         "https://clerk example.com",
+        "https://*.example.com",
     ] {
         let wrong = issuer(text).expect_err(text);
         assert!(!wrong.what.contains("hunter2") && !wrong.fix.contains("hunter2"), "{}", wrong.what);
@@ -179,8 +180,15 @@ fn authorized_parties_are_origins_separated_by_commas_or_white_space() {
     let expected = ["https://app.example.com", "https://www.example.com", "chrome-extension://abc"];
     assert_eq!(parties.map_err(|wrong| wrong.what), Ok(expected.map(str::to_owned).to_vec()));
     for text in ["", " , ", "app.example.com", "https://app.example.com/", "https://*.example.com"] {
-        assert!(authorized_parties(text).is_err(), "{text}");
+        let wrong = authorized_parties(text).expect_err(text);
+        assert!(
+            !wrong.what.contains("::") && wrong.fix.contains("https://app.example.com"),
+            "{}",
+            wrong.what
+        );
     }
+    let wrong = authorized_parties(",").expect_err("it is empty");
+    assert!(wrong.fix.contains("leave it out"), "{}", wrong.fix);
 }
 
 #[test]
@@ -192,6 +200,8 @@ fn a_public_key_is_pem_in_each_usual_form_and_a_private_one_is_refused_without_b
     for text in ["", "hunter2", "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----"] {
         let wrong = jwt_key(text).expect_err(text);
         assert!(!wrong.what.contains("hunter2"), "{}", wrong.what);
+        let advice = format!("{}; {}", wrong.what, wrong.fix);
+        assert!(advice.matches("copy the").count() <= 1, "{advice}");
     }
 }
 
