@@ -170,7 +170,9 @@ mod tests {
         let folder = folder.to_owned();
         std::thread::spawn(move || {
             let sources = sources(&folder, "127.0.0.1:1");
-            sender.send(config.load_again(&sources).map_err(|problems| problems.to_string()))
+            let again = config.load_again(&sources).map_err(|problems| problems.to_string());
+            // An error means that the test has failed already.
+            drop(sender.send(again));
         });
         receiver.recv_timeout(DEADLINE).expect("it does not wait")
     }
