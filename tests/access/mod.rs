@@ -220,7 +220,7 @@ fn long_token(length: usize) -> String {
     keys.push(format!("org:tasks:{}", "x".repeat(length - keys.join(",").len() - ",org:tasks:".len())));
     assert_eq!(keys.join(",").len(), length);
     let mut claims = claims(&long("user_"), now());
-    claims["v"] = Value::Null;
+    claims["v"] = json!(1);
     claims["org_id"] = json!(long("org_"));
     claims["org_role"] = json!(long("org:"));
     claims["org_permissions"] = json!(keys);

@@ -56,7 +56,7 @@ impl Shared {
         found.ok_or_else(|| Problem::unauthorized(first.is_some()))
     }
 
-    /// Refuses a request whose service token was removed while it waited.
+    /// Refuses a request if its service token was removed while the request waited.
     pub(crate) fn check_again(&self, token: TokenDigest) -> Result<(), Problem> {
         if self.tokens.current().contain(token) { Ok(()) } else { Err(Problem::unauthorized(true)) }
     }

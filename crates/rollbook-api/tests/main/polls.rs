@@ -65,7 +65,7 @@ async fn a_stop_answers_requests_that_wait(engine: Engine) {
     server.stop().await;
 }
 
-async fn a_request_whose_token_is_removed_while_it_waits_gets_no_data(engine: Engine) {
+async fn a_request_that_waits_gets_no_data_after_its_token_was_removed(engine: Engine) {
     let server = Server::start(engine).await;
     let answer = while_waiting(&server, "", async {
         server.remove_token();
@@ -103,6 +103,6 @@ crate::on_every_store!(
     a_request_that_waited_in_vain_gets_an_empty_page_to_go_on_from,
     a_change_that_is_not_selected_does_not_end_the_wait,
     a_stop_answers_requests_that_wait,
-    a_request_whose_token_is_removed_while_it_waits_gets_no_data,
+    a_request_that_waits_gets_no_data_after_its_token_was_removed,
     more_readers_than_allowed_are_answered_503_and_those_who_do_not_wait_are_served,
 );

@@ -153,7 +153,7 @@ async fn a_failed_reading_is_503_without_its_reason_and_the_next_request_tries_a
 }
 
 #[tokio::test]
-async fn a_request_whose_token_is_removed_while_clerk_is_read_gets_no_row() {
+async fn a_request_that_waits_for_clerk_gets_no_row_after_its_token_was_removed() {
     for fails in [false, true] {
         let clerk = TestClerk::new(0);
         clerk.fails.store(fails, Ordering::SeqCst);
