@@ -114,9 +114,9 @@ async fn one(
         let refreshes = api.refreshes.as_ref().ok_or_else(Problem::clerk_key_missing)?;
         let since = began_at.minus(max_age);
         if found.as_of().max(confirmed()).is_none_or(|at| at < since) {
-            let refreshed = refreshes.refresh(resource, &id, since).await;
+            let outcome = refreshes.refresh(resource, &id, since).await;
             api.check_again(token)?;
-            refreshed?;
+            outcome?;
             found = read().await?;
         }
     }

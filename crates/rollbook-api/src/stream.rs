@@ -210,7 +210,7 @@ mod tests {
             expand: false,
             generation: None,
             heartbeat: HEARTBEAT,
-            access: Access { token, tokens },
+            access: Access { tokens, token },
             stopping,
             _reading: metrics.reading(ReaderKind::Stream, permit),
             metrics,
