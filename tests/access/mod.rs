@@ -6,6 +6,7 @@ mod typescript;
 use std::net::SocketAddr;
 
 use rollbook_core::time::Clock as _;
+use rollbook_session::limits::NAME_BYTES_MAX;
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::hooks::{HookAnswer, HookRequest, HookServer};
 use rollbook_testkit::process::{Home, Process, until};
@@ -77,9 +78,11 @@ impl Stage {
 
     /// Sends a request with these headers. Returns the status.
     async fn ask(&self, method: &str, headers: &[String]) -> u16 {
-        let headers = headers.iter().fold(String::new(), |all, header| format!("{all}{header}\r\n"));
+        let closes = headers.iter().any(|header| header.to_lowercase().starts_with("connection:"));
+        let first = if closes { "" } else { "connection: close\r\n" };
+        let headers = headers.iter().fold(first.to_owned(), |all, header| format!("{all}{header}\r\n"));
         let request = format!(
-            "{method} /tasks/7 HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n",
+            "{method} /tasks/7 HTTP/1.1\r\nhost: {}\r\n{headers}content-length: 0\r\n\r\n",
             self.proxy
         );
         status(&exchange(self.proxy, &request).await)
@@ -92,42 +95,99 @@ fn bearer(signer: &Signer, claims: &Value) -> Vec<String> {
 
 fn seen(request: &HookRequest) -> Vec<(&str, Vec<&str>)> {
     let values = |name: &str| {
-        let values = request.headers.iter().filter(|(known, _)| known == name);
+        // Many frameworks take an underscore for a hyphen.
+        let values = request.headers.iter().filter(|(known, _)| known.replace('_', "-") == name);
         values.map(|(_, value)| value.as_str()).collect::<Vec<_>>()
     };
     HEADERS.iter().map(|name| (*name, values(name))).collect()
 }
 
-/// Sends each kind of request through the proxy of a stage, and stops Rollbook at the end.
-async fn check(mut stage: Stage) {
-    let (ours, other) = (Signer::of_the_instance(), Signer::of_another_instance());
-    let member = || member_claims("user_1", "org_1", now());
-    let with = |name: &str, value: Value| {
-        let mut claims = member();
-        claims[name] = value;
-        claims
-    };
-    let reader = {
-        let mut claims = member();
-        claims["o"]["fpm"] = json!("1,0");
-        claims
-    };
-    // A client that invents who it is.
-    let mut inventing = bearer(&ours, &member());
-    inventing.extend(
-        ["X-User-Id: user_admin", "x-user-id: user_other", "X-Organization-Id: org_2"].map(str::to_owned),
-    );
-    inventing.extend(
-        ["X-Organization-Role: org:owner", "X-Organization-Permissions: org:all:all"].map(str::to_owned),
-    );
+/// A method and headers, with a name for messages.
+type Case = (&'static str, &'static str, Vec<String>);
+
+fn member() -> Value {
+    member_claims("user_1", "org_1", now())
+}
+
+/// Returns the claims of a member who may read and nothing else.
+fn reader() -> Value {
+    let mut claims = member();
+    claims["o"]["fpm"] = json!("1,0");
+    claims
+}
+
+/// Returns headers with which a client invents who it is.
+fn invented() -> Vec<String> {
+    [
+        "X-User-Id: user_admin",
+        "x-user-id: user_other",
+        "X-Organization-Id: org_2",
+        "X-Organization-Role: org:owner",
+        "X-Organization-Permissions: org:all:all",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// Returns headers that many frameworks take for those that say who it is.
+fn respelled() -> Vec<String> {
+    let user = ["X_User_Id", "x-user_id", "X_User-Id"].map(|name| format!("{name}: user_admin"));
+    let organization = ["Id", "Role", "Permissions"].into_iter().flat_map(|name| {
+        ["X_Organization_", "X-Organization_", "x_organization-"].map(|of| format!("{of}{name}: org:x"))
+    });
+    user.into_iter().chain(organization).collect()
+}
+
+/// Returns requests that a proxy lets in.
+fn let_in() -> Vec<Case> {
+    let ours = Signer::of_the_instance();
+    let with = |more: Vec<String>| [bearer(&ours, &member()), more].concat();
+    // A client that lets the proxy remove who it is.
+    let hiding = with(vec![format!("Connection: close, {}", HEADERS.join(", "))]);
     let in_cookie = vec![format!("cookie: a=b; __session={}", ours.token(&member()))];
-    for (what, method, headers) in [
+    vec![
         ("a member", "GET", bearer(&ours, &member())),
         ("a member", "DELETE", bearer(&ours, &member())),
         ("a member by cookie", "DELETE", in_cookie),
-        ("a member with invented headers", "DELETE", inventing.clone()),
-        ("a member who may read", "GET", bearer(&ours, &reader)),
-    ] {
+        ("a member with invented headers", "DELETE", with(invented())),
+        ("a member who hides the headers", "GET", hiding.clone()),
+        ("a member who hides the headers", "POST", hiding),
+        ("a member with headers in other spellings", "GET", with(respelled())),
+        ("a member with headers in other spellings", "PATCH", with(respelled())),
+        ("a member", "POST", bearer(&ours, &member())),
+        ("a member who may read", "GET", bearer(&ours, &reader())),
+        ("a member who may read", "HEAD", bearer(&ours, &reader())),
+    ]
+}
+
+/// Returns requests that a proxy refuses, each with the status.
+fn refused() -> Vec<(Case, u16)> {
+    let (ours, other) = (Signer::of_the_instance(), Signer::of_another_instance());
+    let with = |name: &str, value: Value| {
+        let mut claims = member();
+        claims[name] = value;
+        bearer(&ours, &claims)
+    };
+    let cases = [
+        ("a member without the permission", "DELETE", bearer(&ours, &reader()), 403),
+        ("a member without the permission", "POST", bearer(&ours, &reader()), 403),
+        ("a member without the permission", "PUT", bearer(&ours, &reader()), 403),
+        ("a member without the permission", "PATCH", bearer(&ours, &reader()), 403),
+        ("a member without the permission", "PROPFIND", bearer(&ours, &reader()), 403),
+        ("a user without an organization", "GET", bearer(&ours, &claims("user_1", now())), 403),
+        ("no token", "GET", Vec::new(), 401),
+        ("no token, and invented headers", "GET", invented(), 401),
+        ("an expired token", "GET", bearer(&ours, &member_claims("user_1", "org_1", now() - 120)), 401),
+        ("a token of another instance", "GET", bearer(&other, &member()), 401),
+        ("a token for another application", "GET", with("azp", json!("https://evil.example.com")), 401),
+        ("a pending session", "GET", with("sts", json!("pending")), 401),
+    ];
+    cases.into_iter().map(|(what, method, headers, status)| ((what, method, headers), status)).collect()
+}
+
+/// Sends each kind of request through the proxy of a stage, and stops Rollbook at the end.
+async fn check(mut stage: Stage) {
+    for (what, method, headers) in let_in() {
         let before = stage.app.received().len();
         assert_eq!(stage.ask(method, &headers).await, 200, "{what}, {method}");
         let received = stage.app.received();
@@ -147,29 +207,14 @@ async fn check(mut stage: Stage) {
         ];
         assert_eq!(seen(request), expected, "{what}, {method}");
     }
-    let let_in = stage.app.received().len();
-    inventing.remove(0);
-    for (what, method, headers, expected) in [
-        ("a member without the permission", "DELETE", bearer(&ours, &reader), 403),
-        ("a user without an organization", "GET", bearer(&ours, &claims("user_1", now())), 403),
-        ("no token", "GET", Vec::new(), 401),
-        ("no token, and invented headers", "GET", inventing, 401),
-        ("an expired token", "GET", bearer(&ours, &member_claims("user_1", "org_1", now() - 120)), 401),
-        ("a token of another instance", "GET", bearer(&other, &member()), 401),
-        (
-            "a token for another application",
-            "GET",
-            bearer(&ours, &with("azp", json!("https://evil.example.com"))),
-            401,
-        ),
-        ("a pending session", "GET", bearer(&ours, &with("sts", json!("pending"))), 401),
-    ] {
+    let count = stage.app.received().len();
+    for ((what, method, headers), expected) in refused() {
         assert_eq!(stage.ask(method, &headers).await, expected, "{what}");
     }
     stage.rollbook.kill();
-    let down = stage.ask("GET", &bearer(&ours, &member())).await;
+    let down = stage.ask("GET", &bearer(&Signer::of_the_instance(), &member())).await;
     assert!(down >= 500, "without Rollbook nobody is let in: {down}");
-    assert_eq!(stage.app.received().len(), let_in, "no refused request reached the application");
+    assert_eq!(stage.app.received().len(), count, "no refused request reached the application");
 }
 
 #[tokio::test]
@@ -184,6 +229,39 @@ async fn caddy_with_the_configuration_of_the_page_lets_in_only_what_is_allowed()
     let stage = Stage::start().await;
     let _caddy = Caddy::configured(&stage.configuration("Caddyfile"), stage.proxy).await;
     check(stage).await;
+}
+
+/// Returns a token with ids and a role of the greatest length, and permissions of this length in total.
+fn long_token(length: usize) -> String {
+    let long = |prefix: &str| format!("{prefix}{}", "x".repeat(NAME_BYTES_MAX - prefix.len()));
+    let mut keys = vec!["org:tasks:read".to_owned()];
+    keys.extend((0..28).map(|number| format!("org:tasks:{number:090}")));
+    keys.push(format!("org:tasks:{}", "x".repeat(length - keys.join(",").len() - ",org:tasks:".len())));
+    assert_eq!(keys.join(",").len(), length);
+    let mut claims = claims(&long("user_"), now());
+    claims["v"] = json!(1);
+    claims["org_id"] = json!(long("org_"));
+    claims["org_role"] = json!(long("org:"));
+    claims["org_permissions"] = json!(keys);
+    Signer::of_the_instance().token(&claims)
+}
+
+#[tokio::test]
+async fn nginx_lets_in_the_longest_permissions_ids_and_cookies_and_the_application_sees_them() {
+    let stage = Stage::start().await;
+    let _nginx = Nginx::configured(&stage.configuration("nginx.conf"), stage.proxy).await;
+    for (length, shown) in [(2_950, 2_950), (3_072, 3_072), (3_073, 0), (4_000, 0)] {
+        let headers = [format!("authorization: Bearer {}", long_token(length))];
+        assert_eq!(stage.ask("GET", &headers).await, 200, "{length} bytes of permissions");
+        let received = stage.app.received();
+        let request = received.last().expect("a request");
+        let lengths = HEADERS.map(|name| request.header(name).map_or(0, str::len));
+        assert_eq!(lengths, [NAME_BYTES_MAX, NAME_BYTES_MAX, NAME_BYTES_MAX, shown]);
+    }
+    // As much as nginx reads by default: three lines of nearly 8 KiB with the token's.
+    let mut headers = bearer(&Signer::of_the_instance(), &member());
+    headers.extend((0..3).map(|number| format!("cookie: c{number}={}", "c".repeat(8_000))));
+    assert_eq!(stage.ask("GET", &headers).await, 200, "a browser with many cookies");
 }
 
 async fn status_of(api: SocketAddr, signer: &Signer) -> u16 {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use rollbook_testkit::events::{START, event, membership, organization, user};
+use rollbook_testkit::events::{START, deleted, event, membership, organization, user};
 use rollbook_testkit::process::until;
 use rollbook_testkit::tokens::{Signer, claims, member_claims};
 use serde_json::{Value, json};
@@ -33,19 +33,31 @@ fn compiled() -> tempfile::TempDir {
 
 async fn fill(stage: &Stage) {
     let member = |name: &str| membership(&format!("orgmem_{name}"), "org_1", &format!("user_{name}"), START);
-    let mut events = vec![event("organization.created", START, &organization("org_1", START))];
-    for name in ["1", "removed"] {
+    let of_user_1 = |organization: &str| {
+        let id = format!("orgmem_of_{organization}");
+        event("organizationMembership.created", START, &membership(&id, organization, "user_1", START))
+    };
+    let mut events = vec![
+        event("organization.created", START, &organization("org_1", START)),
+        event("organization.created", START, &organization("org_deleted", START)),
+    ];
+    for name in ["1", "removed", "deleted"] {
         events.push(event("user.created", START, &user(&format!("user_{name}"), START)));
         events.push(event("organizationMembership.created", START, &member(name)));
     }
     events.push(event("organizationMembership.deleted", START + 9, &member("removed")));
+    events.push(event("user.deleted", START + 9, &deleted("user", "user_deleted")));
+    events.push(of_user_1("org_deleted"));
+    events.push(event("organization.deleted", START + 9, &deleted("organization", "org_deleted")));
+    // The event of this organization has not arrived.
+    events.push(of_user_1("org_unknown"));
     for (number, event) in events.iter().enumerate() {
         let answer = exchange(stage.home.listen, &signed(&format!("msg_{number}"), &event.to_string())).await;
         assert_eq!(status(&answer), 200, "{answer}");
     }
     until("all are applied", || async {
         stage.home.metric("rollbook_queue_depth").await == Some(0.0)
-            && stage.home.metric("rollbook_applied_total").await.is_some_and(|applied| applied >= 6.0)
+            && stage.home.metric("rollbook_applied_total").await.is_some_and(|applied| applied >= 13.0)
     })
     .await;
 }
@@ -63,6 +75,9 @@ async fn the_context_and_the_deletion_of_a_task_in_typescript_serve_members_and_
         "member": ours.token(&member("user_1")),
         "reader": ours.token(&reader),
         "removed": ours.token(&member("user_removed")),
+        "deleted": ours.token(&member("user_deleted")),
+        "organization_deleted": ours.token(&member_claims("user_1", "org_deleted", now())),
+        "organization_unknown": ours.token(&member_claims("user_1", "org_unknown", now())),
         "without_organization": ours.token(&claims("user_1", now())),
         "expired": ours.token(&member_claims("user_1", "org_1", now() - 120)),
         "of_another_instance": other.token(&member("user_1")),
@@ -94,9 +109,15 @@ async fn the_context_and_the_deletion_of_a_task_in_typescript_serve_members_and_
     );
     let kept = |status: u16| json!([status, status, status, ["mine", "theirs"]]);
     assert_eq!(outcomes(&found["reader"]), kept(403));
-    for (name, status) in
-        [("removed", 403), ("without_organization", 403), ("expired", 401), ("of_another_instance", 401)]
-    {
+    for (name, status) in [
+        ("removed", 403),
+        ("deleted", 403),
+        ("organization_deleted", 403),
+        ("organization_unknown", 403),
+        ("without_organization", 403),
+        ("expired", 401),
+        ("of_another_instance", 401),
+    ] {
         assert_eq!(found[name]["context"], status, "{name}");
         assert_eq!(outcomes(&found[name]), kept(status), "{name}");
     }

@@ -20,8 +20,9 @@ use crate::shared::Shared;
 
 /// Maximum number of permissions in one question.
 const PERMISSIONS_MAX: usize = 16;
-/// Maximum length of the header with all permissions. A longer list is left out: proxies limit the headers of an answer.
-const PERMISSIONS_BYTES_MAX: usize = 4096;
+/// Maximum length of the header with all permissions. A longer list is left out. With it and the longest ids and role the
+/// whole head of the answer fits 4 KiB: the default of nginx (`proxy_buffer_size`), which answers 500 to a longer one.
+const PERMISSIONS_BYTES_MAX: usize = 3072;
 /// Beginning of Clerk's own permissions, which are in no session token.
 const SYSTEM: &str = "org:sys_";
 
@@ -107,7 +108,7 @@ fn headers(session: &Session) -> Result<HeaderMap, Problem> {
     ];
     let mut headers = HeaderMap::new();
     for (name, value, claim) in values {
-        // The library refuses ids and roles with other characters; this holds for permissions too.
+        // The library refuses ids, roles and permissions with characters that a header can't carry.
         let value = HeaderValue::from_str(value)
             .map_err(|_| Problem::session_required(Refusal::ClaimInvalid(claim)))?;
         headers.insert(HeaderName::from_static(name), value);

@@ -33,7 +33,11 @@ pub(crate) async fn changes(
     let id = id.map(|id| id.to_str().unwrap_or("?")).filter(|id| !id.is_empty());
     let parameters = Parameters::parse(request.uri().query().unwrap_or_default(), is_stream, id)?;
     if !is_stream {
-        return Ok(json(&page(&api, &parameters).await?));
+        let page = page(&api, &parameters).await;
+        api.check_again(token)?;
+        let page = page?;
+        api.metrics.sent(page.changes.len());
+        return Ok(json(&page));
     }
     let reading = api.metrics.reading(ReaderKind::Stream, api.permit()?);
     let query = api.feed.query(&parameters).await?;
@@ -77,7 +81,6 @@ async fn page(api: &Shared, parameters: &Parameters) -> Result<Page, Problem> {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if !page.changes.is_empty() || left.is_zero() || api.stopping.is_cancelled() {
-            api.metrics.sent(page.changes.len());
             return Ok(page);
         }
         if page.is_at_end() {

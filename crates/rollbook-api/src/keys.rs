@@ -8,7 +8,7 @@
 //! * Before the first JWKS there are no keys, and no token is accepted.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,11 +16,13 @@ use http_body_util::Full;
 use hyper::header::ACCEPT;
 use hyper::{Request, StatusCode, Uri};
 use rollbook_core::url::{Parts, UrlError};
-use rollbook_http::pool::{Pool, Roots};
+use rollbook_http::pool::{Pool, PoolError, Roots};
 use rollbook_session::limits::KEY_DOCUMENT_BYTES_MAX;
 use rollbook_session::{KeySet, Keys};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
+
+use crate::outage::Failures;
 
 /// Path of the JWKS below an issuer.
 const JWKS_PATH: &str = "/.well-known/jwks.json";
@@ -147,6 +149,7 @@ async fn fetch(pool: &Pool, url: &JwksUrl, timeout: Duration) -> Result<KeySet, 
         Request::get(url.0.clone()).header(ACCEPT, "application/json").body(Full::<Bytes>::default());
     let request = request.map_err(|error| none(error.to_string()))?;
     let answer = match tokio::time::timeout(timeout, pool.send(request, KEY_DOCUMENT_BYTES_MAX)).await {
+        Ok(Err(error @ PoolError::TooLarge(_))) => return Err(bad(format!("{}: {error}", url.server()))),
         Ok(answer) => answer.map_err(|error| none(error.to_string()))?,
         Err(_) => return Err(none(format!("{} gave no answer within {timeout:?}", url.server()))),
     };
@@ -174,7 +177,7 @@ pub(crate) struct KeyRing {
     keys: OnceLock<Keys>,
     jwks: Option<Jwks>,
     observer: Observer,
-    is_failing: AtomicBool,
+    failures: Failures,
 }
 
 /// A JWKS that is fetched.
@@ -208,7 +211,7 @@ impl KeyRing {
                 jwks = Some(Jwks { pool: pool(&url)?, url, times, asked_at, fetched, waiting });
             }
         }
-        Ok(Self { keys, jwks, observer: Box::new(observer), is_failing: AtomicBool::new(false) })
+        Ok(Self { keys, jwks, observer: Box::new(observer), failures: Failures::default() })
     }
 
     /// Returns the keys; `None` before the first JWKS.
@@ -258,7 +261,7 @@ impl KeyRing {
             Err(failure) => failure,
         };
         (self.observer)(if failure.is_answer { KeyEvent::Unreadable } else { KeyEvent::Unanswered });
-        if !self.is_failing.swap(true, Ordering::Relaxed) {
+        if self.failures.failed(&failure.text) {
             let left = if self.keys().is_some() { "the known keys stay" } else { "no token is accepted" };
             tracing::warn!("the keys of session tokens can't be fetched: {}; {left}", failure.text);
         }
@@ -274,7 +277,7 @@ impl KeyRing {
         });
         let is_other = keys.replace(set);
         jwks.fetched.fetch_add(1, Ordering::Release);
-        if self.is_failing.swap(false, Ordering::Relaxed) {
+        if self.failures.worked() {
             tracing::info!("the keys of session tokens are fetched again");
         }
         if is_first || is_other {

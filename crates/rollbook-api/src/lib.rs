@@ -65,7 +65,7 @@ use crate::refresh::Refreshes;
 pub use crate::rows::{MAX_AGE_MAX, MAX_AGE_MIN, MEMBERS_MAX};
 pub use crate::sessions::SessionSettings;
 use crate::sessions::Sessions;
-pub use crate::settings::{CONNECTIONS_MAX, Settings};
+pub use crate::settings::{CONNECTIONS_MAX, HEAD_LENGTH_MAX, Settings};
 use crate::shared::Shared;
 pub use crate::tokens::{TOKEN_LENGTH_MAX, TOKEN_LENGTH_MIN, TOKENS_MAX, Tokens, TokensError};
 
@@ -128,6 +128,7 @@ impl Api {
             name: "api",
             limits: Limits {
                 connections_max: CONNECTIONS_MAX,
+                head_length_max: HEAD_LENGTH_MAX,
                 header_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(75),
                 write_timeout: shared.settings.write_timeout,

@@ -221,6 +221,7 @@ mod tests {
             ("kind=created,gone", "kind: write one or more of created, updated, deleted, erased"),
             ("limit=0", "limit: write a number from 1 to 1000"),
             ("limit=1001", "limit: write a number from 1 to 1000"),
+            ("limit=%2B5", "limit: write a number from 1 to 1000"),
             ("limit=101&expand=row", "limit: write a number from 1 to 100 with expand=row"),
             ("wait=56s", "wait: write it as 500ms or 25s, at most 55s"),
             ("wait=55001ms", "wait: write it as"),

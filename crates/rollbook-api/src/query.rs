@@ -38,7 +38,8 @@ pub(crate) fn single(name: &str, mut values: Vec<String>) -> Result<Option<Strin
 
 /// Parses a number from one. `with` is added to the refusal.
 pub(crate) fn number(name: &str, text: &str, max: usize, with: &str) -> Result<usize, Problem> {
-    let read = text.parse().ok().filter(|number| (1..=max).contains(number));
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let read = text.parse().ok().filter(|number| digits && (1..=max).contains(number));
     read.ok_or_else(|| Problem::parameter(name, &format!("write a number from 1 to {max}{with}")))
 }
 

@@ -9,7 +9,6 @@
 //! * A client that disconnects ends no reading that others wait for.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use rollbook_core::time::{Clock, Timestamp};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::{Metrics, Refreshed};
+use crate::outage::Failures;
 use crate::ports::{Refresh, RefreshError};
 use crate::problem::Problem;
 
@@ -41,8 +41,7 @@ pub(crate) struct Refreshes {
     state: Mutex<State>,
     places: Arc<Semaphore>,
     running: Semaphore,
-    /// Whether the last reading failed: a failure is logged once, not for each request.
-    is_failing: AtomicBool,
+    failures: Failures,
 }
 
 #[derive(Default)]
@@ -88,7 +87,7 @@ impl Refreshes {
             state: Mutex::default(),
             places: Arc::new(Semaphore::new(REFRESHES_MAX)),
             running: Semaphore::new(AT_ONCE),
-            is_failing: AtomicBool::new(false),
+            failures: Failures::default(),
         }
     }
 
@@ -163,13 +162,13 @@ impl Refreshes {
             Ok(()) => {
                 self.state().remember(key, began_at);
                 self.metrics.refreshed(Refreshed::Read);
-                if self.is_failing.swap(false, Ordering::Relaxed) {
+                if self.failures.worked() {
                     tracing::info!("api reads rows at Clerk again");
                 }
             }
             Err(error) => {
                 self.metrics.refreshed(Refreshed::Failed);
-                if !self.is_failing.swap(true, Ordering::Relaxed) {
+                if self.failures.failed(&error.0) {
                     tracing::warn!(%error, table = key.0, "api can't read a row at Clerk (max_age)");
                 }
             }
@@ -181,7 +180,7 @@ impl Refreshes {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_trait::async_trait;
     use futures_util::poll;

@@ -18,6 +18,7 @@ use crate::feed::ROW_BYTES_MAX;
 use crate::problem::Problem;
 use crate::query::{self, single};
 use crate::shared::{Shared, json as answer};
+use crate::tokens::TokenDigest;
 
 /// Least `max_age`. Requests within it share one reading of Clerk's API.
 pub const MAX_AGE_MIN: Duration = Duration::from_secs(1);
@@ -56,11 +57,11 @@ fn is_id(text: &str) -> bool {
 }
 
 /// Checks the service token, and keeps the connection.
-fn admit(api: &Shared, connection: &Connection, headers: &HeaderMap) -> Result<(), Problem> {
-    api.check_token(headers)?;
+fn admit(api: &Shared, connection: &Connection, headers: &HeaderMap) -> Result<TokenDigest, Problem> {
+    let token = api.check_token(headers)?;
     connection.authenticated();
     connection.answer_begins();
-    Ok(())
+    Ok(token)
 }
 
 /// State of an id in the mirror.
@@ -93,7 +94,13 @@ impl Found {
 }
 
 /// Answers with one row, which is read at Clerk first if the mirror's is older than `max_age`.
-async fn one(api: &Shared, kind: Kind, id: Id, query: RawQuery) -> Result<Response, Problem> {
+async fn one(
+    api: &Shared,
+    token: TokenDigest,
+    kind: Kind,
+    id: Id,
+    query: RawQuery,
+) -> Result<Response, Problem> {
     let [max_age] = query::values(&query.0.unwrap_or_default(), ["max_age"])?;
     let max_age = single("max_age", max_age)?
         .map(|text| query::duration("max_age", &text, "10s", MAX_AGE_MIN, MAX_AGE_MAX))
@@ -107,7 +114,9 @@ async fn one(api: &Shared, kind: Kind, id: Id, query: RawQuery) -> Result<Respon
         let refreshes = api.refreshes.as_ref().ok_or_else(Problem::clerk_key_missing)?;
         let since = began_at.minus(max_age);
         if found.as_of().max(confirmed()).is_none_or(|at| at < since) {
-            refreshes.refresh(resource, &id, since).await?;
+            let outcome = refreshes.refresh(resource, &id, since).await;
+            api.check_again(token)?;
+            outcome?;
             found = read().await?;
         }
     }
@@ -169,8 +178,8 @@ pub(crate) async fn user(
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    admit(&api, &connection, &headers)?;
-    one(&api, USER, id, query).await
+    let token = admit(&api, &connection, &headers)?;
+    one(&api, token, USER, id, query).await
 }
 
 pub(crate) async fn organization(
@@ -180,8 +189,8 @@ pub(crate) async fn organization(
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    admit(&api, &connection, &headers)?;
-    one(&api, ORGANIZATION, id, query).await
+    let token = admit(&api, &connection, &headers)?;
+    one(&api, token, ORGANIZATION, id, query).await
 }
 
 pub(crate) async fn organizations_of_user(

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// Maximum number of open connections.
 pub const CONNECTIONS_MAX: usize = 512;
+/// Maximum length of a request head, in bytes. A proxy that asks `/v1/authorize` sends the head of a browser's request, with
+/// the cookies of a whole domain: nginx accepts 33 KiB by default.
+pub const HEAD_LENGTH_MAX: usize = 48 * 1024;
 
 /// Limits of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

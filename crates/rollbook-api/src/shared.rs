@@ -56,6 +56,11 @@ impl Shared {
         found.ok_or_else(|| Problem::unauthorized(first.is_some()))
     }
 
+    /// Refuses a request if its service token was removed while the request waited.
+    pub(crate) fn check_again(&self, token: TokenDigest) -> Result<(), Problem> {
+        if self.tokens.current().contain(token) { Ok(()) } else { Err(Problem::unauthorized(true)) }
+    }
+
     /// Returns the session of a request, and its token.
     pub(crate) async fn session<'h>(&self, headers: &'h HeaderMap) -> Result<(Session, &'h str), Problem> {
         let sessions = self.sessions.as_ref().ok_or_else(Problem::sessions_off)?;

@@ -34,4 +34,4 @@ mod table;
 pub use accept::Port;
 pub use connection::{Connection, State};
 pub use serve::{Lasting, Serving};
-pub use table::{CloseReason, Connections, Counts, Limits, Slot};
+pub use table::{CloseReason, Connections, Counts, HEAD_LENGTH_MAX, Limits, Slot};

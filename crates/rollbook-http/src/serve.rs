@@ -154,13 +154,14 @@ fn status_of(error: &hyper::Error) -> Option<StatusCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Limits;
+    use crate::table::{HEAD_LENGTH_MAX, Limits};
 
     #[tokio::test]
     async fn a_response_that_lasts_keeps_its_slot_and_closes_its_connection() {
         let timeout = Duration::from_secs(10);
         let connections = Connections::new(Limits {
             connections_max: 1,
+            head_length_max: HEAD_LENGTH_MAX,
             header_timeout: timeout,
             idle_timeout: timeout,
             write_timeout: timeout,

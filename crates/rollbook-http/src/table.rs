@@ -21,9 +21,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::connection::{Connection, Phase, Stamp, State, millis_since};
 use crate::discards::Discards;
 
-/// Maximum length of a request head, in bytes; a longer one is answered 431. Svix sends less than one KiB,
-/// proxies add more headers.
-pub(crate) const HEAD_LENGTH_MAX: usize = 16 * 1024;
+/// Usual maximum length of a request head, in bytes. Svix sends less than one KiB, proxies add more headers.
+pub const HEAD_LENGTH_MAX: usize = 16 * 1024;
 /// Maximum bytes that hyper reads ahead on one connection: a head must fit, and a body is read in pieces of this size.
 const READ_AHEAD_MAX: usize = 64 * 1024;
 /// Time for which a new connection is not dropped, in milliseconds.
@@ -42,6 +41,8 @@ const TIME_LIMIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Limits {
     /// Maximum number of open connections.
     pub connections_max: usize,
+    /// Maximum length of a request head, in bytes, at most 64 KiB; a longer one is answered 431.
+    pub head_length_max: usize,
     /// Maximum time for a request head, from its first byte; for the first request, from the accept.
     pub header_timeout: Duration,
     /// Maximum time between a response and the first byte of the next request.
@@ -105,6 +106,7 @@ impl Connections {
         let clamp = |limit: Duration| limit.min(TIME_LIMIT_MAX);
         let limits = Limits {
             connections_max: limits.connections_max.clamp(1, Semaphore::MAX_PERMITS),
+            head_length_max: limits.head_length_max.min(READ_AHEAD_MAX),
             header_timeout: clamp(limits.header_timeout),
             idle_timeout: clamp(limits.idle_timeout),
             write_timeout: clamp(limits.write_timeout),
@@ -115,7 +117,7 @@ impl Connections {
         http.timer(TokioTimer::new())
             .header_read_timeout(None)
             .half_close(true)
-            .max_header_size(HEAD_LENGTH_MAX)
+            .max_header_size(limits.head_length_max)
             .max_buf_size(READ_AHEAD_MAX);
         let slots = Arc::new(Semaphore::new(limits.connections_max));
         Self { limits, http, table: Arc::new(Table::new()), discards: Arc::default(), slots }

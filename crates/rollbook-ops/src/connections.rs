@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
-use rollbook_http::{Limits, Port};
+use rollbook_http::{HEAD_LENGTH_MAX, Limits, Port};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ const PORT: Port = Port {
     limits: Limits {
         // Enough for some scrapers, a kubelet and an operator.
         connections_max: 64,
+        head_length_max: HEAD_LENGTH_MAX,
         header_timeout: Duration::from_secs(10),
         // No connection becomes idle: each closes with its response.
         idle_timeout: Duration::from_secs(10),

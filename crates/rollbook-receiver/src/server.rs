@@ -21,7 +21,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use rollbook_core::queue::{Producer, QueueError};
 use rollbook_core::time::Clock;
-use rollbook_http::{Connections, Limits, Serving, Slot};
+use rollbook_http::{Connections, HEAD_LENGTH_MAX, Limits, Serving, Slot};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
@@ -81,6 +81,7 @@ impl Receiver {
         registry.register(Box::new(LastMatches::new(secrets.clone())?))?;
         let connections = Connections::new(Limits {
             connections_max: settings.connections_max,
+            head_length_max: HEAD_LENGTH_MAX,
             header_timeout: settings.header_timeout,
             idle_timeout: settings.idle_timeout,
             write_timeout: settings.request_timeout,

@@ -9,6 +9,8 @@ use crate::refusal::Refusal;
 
 /// Name of Clerk's session cookie.
 pub const SESSION_COOKIE: &str = "__session";
+/// Scheme of the header `Authorization`.
+const BEARER: &str = "bearer";
 /// Length of a suffix of the cookie.
 const SUFFIX_LENGTH: usize = 8;
 
@@ -43,19 +45,20 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// Returns the bearer token. Other schemes are left to others: a proxy may use `Basic`.
+/// Returns the bearer token. Other schemes are left to others: a proxy may use `Basic`. A value that begins with `Bearer` is
+/// a bearer token or malformed, whatever follows the word: no cookie replaces it.
 fn bearer<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<&'a str>, Refusal> {
     let mut found = None;
     for value in values {
         let value = std::str::from_utf8(value).map_err(|_| Refusal::CredentialsMalformed)?.trim();
-        let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-        if !scheme.eq_ignore_ascii_case("bearer") {
+        let Some((scheme, rest)) = value.split_at_checked(BEARER.len()) else { continue };
+        if !scheme.eq_ignore_ascii_case(BEARER) {
             continue;
         }
         if found.is_some() {
             return Err(Refusal::CredentialsAmbiguous);
         }
-        let token = token.trim();
+        let token = rest.strip_prefix(' ').unwrap_or_default().trim();
         if token.is_empty() || token.contains(|letter: char| !letter.is_ascii_graphic() || letter == ',') {
             return Err(Refusal::CredentialsMalformed);
         }

@@ -93,7 +93,7 @@ pub(crate) fn permissions(features: &Grants, names: &str, masks: &str) -> Result
     if names.len() > PERMISSION_NAMES_MAX || masks.split(',').any(is_long) {
         return Err(Refusal::PermissionsTooMany);
     }
-    if names.iter().any(|name| name.contains(':')) {
+    if names.iter().any(|name| name.contains(':') || !is_visible(name)) {
         return Err(Refusal::ClaimInvalid("o.per"));
     }
     let granted = decode(features.entries().filter(Entry::is_organization), &names, masks)?;
@@ -125,7 +125,14 @@ fn decode<'a>(
         }
     }
     granted.pop();
-    Ok(Permissions(granted))
+    // Names of permissions are checked before, so that this is a name of a feature.
+    if is_visible(&granted) { Ok(Permissions(granted)) } else { Err(Refusal::ClaimInvalid("fea")) }
+}
+
+/// Whether a text is visible ASCII, as ids and roles are, so that it is safe in a header and in a log.
+fn is_visible(text: &str) -> bool {
+    // A fold, not `all`: it needs no branch for each byte.
+    text.bytes().fold(true, |is_visible, byte| is_visible & byte.is_ascii_graphic())
 }
 
 /// Keys of permissions such as `org:tasks:delete`, in one text with commas: a token can grant hundreds.
@@ -138,7 +145,7 @@ impl Permissions {
         if keys.len() > GRANTS_MAX {
             return Err(Refusal::PermissionsTooMany);
         }
-        let is_valid = |key: &String| !key.is_empty() && !key.contains(',');
+        let is_valid = |key: &String| !key.is_empty() && !key.contains(',') && is_visible(key);
         if keys.iter().all(is_valid) { Ok(Self(keys.join(","))) } else { Err(Refusal::ClaimInvalid(claim)) }
     }
 

@@ -1,5 +1,6 @@
 //! `/v1/authorize`: the question of a proxy.
 
+use rollbook_api::HEAD_LENGTH_MAX;
 use rollbook_testkit::tokens::{Signer, claims, member_claims};
 use serde_json::json;
 
@@ -92,10 +93,10 @@ async fn a_question_that_can_not_be_meant_is_400_for_everybody() {
 #[tokio::test]
 async fn permissions_that_are_too_long_for_a_header_are_left_out_and_still_checked() {
     let server = Server::start(Engine::Memory).await;
-    for (length, shown) in [(4_096, 4_096), (4_097, 0)] {
-        // 40 keys of 100 bytes with a comma each, and one that fills up.
-        let mut keys: Vec<String> = (0..40).map(|number| format!("org:tasks:{number:090}")).collect();
-        let last = format!("org:tasks:{}", "x".repeat(length - 40 * 101 - "org:tasks:".len()));
+    for (length, shown) in [(3_072, 3_072), (3_073, 0)] {
+        // 30 keys of 100 bytes with a comma each, and one that fills up.
+        let mut keys: Vec<String> = (0..30).map(|number| format!("org:tasks:{number:090}")).collect();
+        let last = format!("org:tasks:{}", "x".repeat(length - 30 * 101 - "org:tasks:".len()));
         keys.push(last.clone());
         assert_eq!(keys.join(",").len(), length);
         let mut claims = claims("user_1", server.seconds());
@@ -108,5 +109,24 @@ async fn permissions_that_are_too_long_for_a_header_are_left_out_and_still_check
         assert_eq!(answer.status, 204, "{}", answer.body);
         let header = answer.header("x-organization-permissions").expect("it is always there");
         assert_eq!(header.len(), shown);
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_a_browser_with_many_cookies_is_read_up_to_the_limit_and_a_longer_one_is_431() {
+    let server = Server::start(Engine::Memory).await;
+    let line = server.bearer_in("user_1", "org_1");
+    let rest =
+        format!("GET /v1/authorize HTTP/1.1\r\nhost: api\r\n{line}\r\ncookie: \r\nconnection: close\r\n\r\n");
+    for (length, expected) in [(HEAD_LENGTH_MAX, 204), (HEAD_LENGTH_MAX + 1, 431)] {
+        let cookie = format!("cookie: {}", "c".repeat(length - rest.len()));
+        let answer = server.get("/v1/authorize", &[&line, &cookie]).await;
+        assert_eq!((answer.status, answer.body.as_str()), (expected, ""));
+    }
+    for (count, expected) in [(100, 204), (101, 431)] {
+        // With host, authorization and connection.
+        let lines: Vec<String> = (3..count).map(|number| format!("cookie: c{number}=1")).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).chain([line.as_str()]).collect();
+        assert_eq!(server.get("/v1/authorize", &lines).await.status, expected, "{count} headers");
     }
 }

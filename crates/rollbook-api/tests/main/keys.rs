@@ -183,6 +183,7 @@ async fn an_outage_of_the_issuer_changes_nothing_for_known_keys() {
         KeyTimes { fetch_every: Duration::from_millis(10), ask_every: Duration::from_millis(1), ..NEVER };
     let server = server(&issuer, times).await;
     fetched(&server, 1).await;
+    let long = json!({ "keys": [], "padding": "x".repeat(70_000) });
     let breaks: [&dyn Fn(); 5] = [
         &|| issuer.answer(503, "try later"),
         &|| issuer.answer(200, "<html>"),
@@ -204,6 +205,14 @@ async fn an_outage_of_the_issuer_changes_nothing_for_known_keys() {
     assert_eq!(server.metric("rollbook_session_keys"), 1);
     assert!(server.metric(r#"rollbook_session_key_fetches_total{result="unreadable"}"#) >= 4);
     assert!(server.metric(r#"rollbook_session_key_fetches_total{result="unanswered"}"#) >= 1);
+    // An answer of any length is an answer.
+    let unanswered = || server.metric(r#"rollbook_session_key_fetches_total{result="unanswered"}"#);
+    issuer.answer(200, &long);
+    let asked = issuer.asked();
+    issuer.asked_at_least(asked + 2).await;
+    let before = unanswered();
+    issuer.asked_at_least(asked + 4).await;
+    assert_eq!(unanswered(), before);
     let before = server.metric(r#"rollbook_session_key_fetches_total{result="fetched"}"#);
     issuer.answer(200, &signer.jwks(KEY_ID));
     fetched(&server, before + 1).await;
@@ -242,7 +251,7 @@ async fn a_failed_fetch_names_the_server_and_the_reason() {
     assert_eq!(error, format!("{address} answered 404"));
     issuer.answer(200, &json!({ "keys": [], "padding": "x".repeat(70_000) }));
     let error = fetch_keys(&issuer.url(), DEADLINE).await.expect_err("no keys");
-    assert!(error.contains("more than 65536 bytes"), "{error}");
+    assert!(error.starts_with(&format!("{address}: ")) && error.contains("more than 65536 bytes"), "{error}");
     let url = issuer.url();
     drop(issuer);
     let error = fetch_keys(&url, DEADLINE).await.expect_err("no keys");

@@ -4,7 +4,7 @@ use rollbook_api::Settings;
 use serde_json::json;
 
 use crate::engine::Engine;
-use crate::stage::{Answer, Server};
+use crate::stage::{Answer, OTHER_TOKEN, Server};
 
 /// Runs a request that waits, and `meanwhile` once it does.
 async fn while_waiting(server: &Server, query: &str, meanwhile: impl Future<Output = ()>) -> Answer {
@@ -65,6 +65,20 @@ async fn a_stop_answers_requests_that_wait(engine: Engine) {
     server.stop().await;
 }
 
+async fn a_request_that_waits_gets_no_data_after_its_token_was_removed(engine: Engine) {
+    let server = Server::start(engine).await;
+    let answer = while_waiting(&server, "", async {
+        server.remove_token();
+        server.create_users(1).await;
+    })
+    .await;
+    answer.problem(401, "unauthorized");
+    assert!(!answer.body.contains("user_1"), "{}", answer.body);
+    assert_eq!(server.metric("rollbook_api_changes_total"), 0);
+    let other = format!("authorization: Bearer {OTHER_TOKEN}");
+    assert_eq!(server.get("/v1/changes?after=0&wait=55s", &[&other]).await.positions(), [1]);
+}
+
 async fn more_readers_than_allowed_are_answered_503_and_those_who_do_not_wait_are_served(engine: Engine) {
     let settings = Settings { readers_max: 1, ..Settings::default() };
     let server = Server::with(engine, settings, crate::stage::TOKEN).await;
@@ -89,5 +103,6 @@ crate::on_every_store!(
     a_request_that_waited_in_vain_gets_an_empty_page_to_go_on_from,
     a_change_that_is_not_selected_does_not_end_the_wait,
     a_stop_answers_requests_that_wait,
+    a_request_that_waits_gets_no_data_after_its_token_was_removed,
     more_readers_than_allowed_are_answered_503_and_those_who_do_not_wait_are_served,
 );

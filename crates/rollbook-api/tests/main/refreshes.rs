@@ -153,6 +153,24 @@ async fn a_failed_reading_is_503_without_its_reason_and_the_next_request_tries_a
 }
 
 #[tokio::test]
+async fn a_request_that_waits_for_clerk_gets_no_row_after_its_token_was_removed() {
+    for fails in [false, true] {
+        let clerk = TestClerk::new(0);
+        clerk.fails.store(fails, Ordering::SeqCst);
+        let server = server(&clerk).await;
+        server.create_user("user_1").await;
+        server.clock.advance(Duration::from_secs(60));
+        let meanwhile = async {
+            clerk.called(1).await;
+            server.remove_token();
+            clerk.permits.add_permits(1);
+        };
+        let (answer, ()) = tokio::join!(server.get("/v1/users/user_1?max_age=10s", &[]), meanwhile);
+        answer.problem(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
 async fn without_a_key_for_clerks_api_max_age_is_409_and_a_bad_one_400() {
     let server = Server::start(Engine::Memory).await;
     server.create_user("user_1").await;

@@ -52,6 +52,13 @@ async fn a_refused_token_is_401_with_its_reason_on_every_route_and_is_counted() 
         claims[key] = value;
         bearer(&claims)
     };
+    let permitted = |feature: &str, permission: &str| {
+        let mut claims = member_claims("user_1", "org_1", now);
+        claims["fea"] = json!(format!("o:{feature}"));
+        claims["o"]["per"] = json!(permission);
+        claims["o"]["fpm"] = json!("1");
+        bearer(&claims)
+    };
     let other = Signer::of_another_instance();
     let cases = [
         (NO_TOKEN.to_owned(), "token_missing"),
@@ -66,6 +73,11 @@ async fn a_refused_token_is_401_with_its_reason_on_every_route_and_is_counted() 
         (with("sid", Value::Null), "session_missing"),
         (with("sts", json!("pending")), "pending"),
         (with("v", json!(3)), "version_unknown"),
+        ("authorization: Bearer\tx".to_owned(), "credentials_malformed"),
+        ("authorization: Bearer:x".to_owned(), "credentials_malformed"),
+        (permitted("tasks", "read\n"), "claim_invalid"),
+        (permitted("tasks", "l\u{e9}gende"), "claim_invalid"),
+        (permitted("t\u{e2}ches", "read"), "claim_invalid"),
     ];
     for (line, reason) in &cases {
         let before = server.metric(&format!(r#"rollbook_session_refusals_total{{reason="{reason}"}}"#));

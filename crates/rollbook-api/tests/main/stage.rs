@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prometheus::Registry;
 use rollbook_api::{Api, KeySource, Ports, Refresh, SessionSettings, Settings, Tokens};
+use rollbook_core::live::Live;
 use rollbook_core::store::{
     Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, FullStore, Generation, Position,
     RetentionLimits, StoreError,
@@ -121,6 +122,7 @@ pub(crate) struct Server {
     pub(crate) feed: Arc<TestFeed>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) registry: Registry,
+    pub(crate) tokens: Live<Tokens>,
     pub(crate) stop: CancellationToken,
     serving: JoinHandle<()>,
     changed: AtomicU64,
@@ -170,14 +172,15 @@ impl Server {
             clock: clock.clone(),
             refresh,
         };
-        let tokens = Tokens::parse(&tokens).expect("tokens");
-        let api = Api::new(settings, tokens, sessions, ports, &registry).expect("all names are free");
+        let tokens = Live::new(Tokens::parse(&tokens).expect("tokens"));
+        let api = Api::new(settings, tokens.clone(), sessions, ports, &registry).expect("all names are free");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let stop = CancellationToken::new();
         let serving = tokio::spawn(api.serve(listener, stop.clone()));
         let store = backing.writer.clone();
-        Self { address, store, backing, feed, clock, registry, stop, serving, changed: AtomicU64::new(0) }
+        let changed = AtomicU64::new(0);
+        Self { address, store, backing, feed, clock, registry, tokens, stop, serving, changed }
     }
 
     /// Applies an event. It makes one line.
@@ -254,6 +257,11 @@ impl Server {
     /// Name of the feed's generation.
     pub(crate) async fn generation(&self) -> String {
         generation_name(self.store.feed().await.expect("a feed").generation)
+    }
+
+    /// Removes the token of the requests. Another one stays.
+    pub(crate) fn remove_token(&self) {
+        self.tokens.replace(Tokens::parse(OTHER_TOKEN).expect("a token"));
     }
 
     /// Gets a path and returns the complete answer.

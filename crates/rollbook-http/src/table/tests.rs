@@ -8,7 +8,15 @@ const LATER: u64 = 60_000;
 
 fn connections(connections_max: usize) -> Connections {
     let (header_timeout, idle_timeout, write_timeout, age_max) = (LIMIT, 2 * LIMIT, LIMIT, LIMIT);
-    Connections::new(Limits { connections_max, header_timeout, idle_timeout, write_timeout, age_max })
+    let head_length_max = HEAD_LENGTH_MAX;
+    Connections::new(Limits {
+        connections_max,
+        head_length_max,
+        header_timeout,
+        idle_timeout,
+        write_timeout,
+        age_max,
+    })
 }
 
 fn phase(slot: &Slot) -> Phase {

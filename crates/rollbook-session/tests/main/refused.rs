@@ -359,6 +359,20 @@ fn permissions() -> Vec<Case> {
     vec![
         changed("a comma in a permission of version 1", &of_version_1(&["org:a:b,org:c:d"]), invalid),
         changed("an empty permission of version 1", &of_version_1(&["org:a:b", ""]), invalid),
+        changed("a control character in a permission of version 1", &of_version_1(&["org:a:b\n"]), invalid),
+        changed("a permission of version 1 with an accent", &of_version_1(&["org:caf\u{e9}:read"]), invalid),
+        changed("a space in a permission of version 1", &of_version_1(&["org:a:b c"]), invalid),
+        changed(
+            "a permission with an accent",
+            &granted("o:a", "caf\u{e9}", "1"),
+            Refusal::ClaimInvalid("o.per"),
+        ),
+        changed("a space in a permission", &granted("o:a", "p q", "1"), Refusal::ClaimInvalid("o.per")),
+        changed(
+            "a permission of a feature with an accent",
+            &granted("o:caf\u{e9}", "p", "1"),
+            Refusal::ClaimInvalid("fea"),
+        ),
         changed(
             "a user feature first, with another result",
             &granted("u:a,o:b", "p", "1"),

@@ -58,6 +58,11 @@ fn a_malformed_or_repeated_bearer_token_is_refused() {
 fn a_refused_bearer_token_is_not_replaced_by_a_cookie() {
     let cookie = format!("__session={}", token_of("user_1", "sess_1"));
     assert_eq!(judge(&verifier(), &["Bearer x"], &[&cookie]), Err(Refusal::NotAJwt));
+    for value in ["Bearer", "bearer\tx", "Bearer:x", "BEARER=x", "Bearerx", "Bearer,x", "Bearer\u{a0}x"] {
+        assert_eq!(judge(&verifier(), &[value], &[&cookie]), Err(Refusal::CredentialsMalformed), "{value:?}");
+        let twice = judge(&verifier(), &["Bearer x", value], &[&cookie]);
+        assert_eq!(twice, Err(Refusal::CredentialsAmbiguous), "{value:?}");
+    }
     assert_eq!(
         judge(&verifier(), &["Basic dTpw"], &[&cookie]),
         Ok("user_1".to_owned()),
