@@ -123,7 +123,7 @@ impl State {
                 format!("*4\r\n{}", names.map(|name| bulk(name) + &bulk(self.fact(name))).concat())
             }
             // After the twelve keys and the clock, set_up has the format and enqueue the limit.
-            ["EVALSHA", _, _, arguments @ ..] if arguments.get(12 + 1) == Some(&"1") => {
+            ["EVALSHA", _, _, arguments @ ..] if arguments.get(13 + 1) == Some(&"1") => {
                 format!("*4\r\n{}{}{}{}", bulk("1"), bulk("1"), bulk("an epoch"), bulk(""))
             }
             ["EVALSHA", ..] => "*2\r\n:0\r\n*1\r\n:1\r\n".to_owned(),

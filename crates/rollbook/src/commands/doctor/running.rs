@@ -106,7 +106,7 @@ fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
         });
     }
     if findings.is_empty() && ready.is_success() {
-        // The names say whether it receives, works, or both.
+        // A process that only receives has no store.
         let names: Vec<&str> = parts.iter().map(|(part, _)| part.as_str()).collect();
         let found = format!("it runs and is ready: {} (http://{address}/readyz)", names.join(", "));
         findings.push(ok(PROCESS, found));
