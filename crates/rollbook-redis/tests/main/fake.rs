@@ -122,7 +122,7 @@ impl State {
                 let names = ["appendfsync", "no-appendfsync-on-rewrite"];
                 format!("*4\r\n{}", names.map(|name| bulk(name) + &bulk(self.fact(name))).concat())
             }
-            // After the twelve keys and the clock, set_up has the format and enqueue the limit.
+            // After the thirteen keys and the clock, set_up has the format and enqueue the limit.
             ["EVALSHA", _, _, arguments @ ..] if arguments.get(13 + 1) == Some(&"1") => {
                 format!("*4\r\n{}{}{}{}", bulk("1"), bulk("1"), bulk("an epoch"), bulk(""))
             }
