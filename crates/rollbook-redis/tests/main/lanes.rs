@@ -96,8 +96,9 @@ async fn consumers_of_ended_processes_are_deleted_once_they_hold_nothing() {
         "bell",
     ];
     let keys = names_of_keys.map(|name| key(0, name));
+    let count = keys.len().to_string();
     let reap = |silent_for: &str| {
-        let mut command = vec!["eval", script, "12"];
+        let mut command = vec!["eval", script, &count];
         command.extend(keys.iter().map(String::as_str).chain(["", silent_for]));
         server.cli(&command)
     };
