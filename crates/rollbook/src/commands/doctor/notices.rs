@@ -81,7 +81,7 @@ pub(super) fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding
     })
 }
 
-/// Reports a pooler that no setting names; `None` if there is no sign of one.
+/// Warns of a pooler to which the URL of Postgres may lead, where no setting names it. Without such a sign, returns `None`.
 pub(super) fn pooler(config: &Config) -> Option<Finding> {
     let (sign, fix) = wire::pooler_sign(config)?;
     Some(warning(
