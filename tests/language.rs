@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::architecture::root;
 
-/// Banned words and phrases, in lower case, each with its replacement. Identifiers are searched with spaces
-/// for `_`.
+/// Banned words and phrases, in lower case, each with its replacement. Identifiers and file names are
+/// searched with spaces for `_` and `-`.
 const BANNED: [(&str, &str); 33] = [
     ("mend", "fix, repair"),
     ("mends", "fixes, repairs"),
@@ -126,6 +126,10 @@ fn no_text_uses_a_banned_word() {
     texts(&root(), &mut files);
     let mut found = Vec::new();
     for path in files {
+        let name = path.file_stem().expect("a name").to_string_lossy().replace('-', " ");
+        let words =
+            banned(&name).map(|(word, instead)| format!("{}: \"{word}\": write {instead}", path.display()));
+        found.extend(words);
         let text = std::fs::read_to_string(&path).expect("a text");
         let is_code = path.extension().is_some_and(|ending| ending == "rs");
         let mut before = "";
@@ -161,4 +165,22 @@ fn a_doc_comment_begins_with_its_subject() {
     );
     assert_eq!(hidden_subject("", "/// Items of the list."), None);
     assert_eq!(hidden_subject("", "// What is removed."), None, "no hover text");
+}
+
+/// Maximum number of lines of the pages that a newcomer reads first.
+const FIRST_PAGES: [(&str, usize); 2] = [("README.md", 150), ("crates/README.md", 149)];
+/// Maximum number of terms of the glossary.
+const TERMS_MAX: usize = 25;
+
+#[test]
+fn the_first_pages_and_the_glossary_are_short() {
+    let read = |page: &str| std::fs::read_to_string(root().join(page)).expect("a page");
+    for (page, lines_max) in FIRST_PAGES {
+        let lines = read(page).lines().count();
+        assert!(lines <= lines_max, "{page} has {lines} lines, and at most {lines_max} are allowed");
+    }
+    let page = read("crates/README.md");
+    let (_, glossary) = page.split_once("## Glossary").expect("the glossary");
+    let terms = glossary.lines().filter(|line| line.starts_with("| ")).skip(2).count();
+    assert!((1..=TERMS_MAX).contains(&terms), "{terms} terms, and at most {TERMS_MAX} are allowed");
 }

@@ -14,9 +14,13 @@
 //! A reconciliation reads objects of Clerk's API ([`source`]), and [`compare`] decides which of them differ from
 //! the rows ([`drift`]).
 //!
-//! [`trace`] is the trace context that the sender gives with a delivery. [`rehearsal`] has changes that a
-//! check of a store writes and rolls back. [`pace`] decides how many rows go into one step of work that grows.
-//! [`table_layout`] is what the tables of all SQL engines share. [`live`] is a value that is replaced while it is used.
+//! For the SQL engines: [`table_layout`] is what their tables share, [`pace`] sizes the steps of large work, [`sweep`]
+//! orders the rows that retention reads, [`sanitize`] replaces what not every engine can store, and [`rehearsal`] has
+//! changes that a check of a store writes and rolls back.
+//!
+//! For the connections: [`url`] parses URLs without repeating them, [`protection`] says how bytes are protected on their
+//! way, [`weakness`] is a finding with its fix, [`trace`] the trace context of a delivery, and [`live`] a value that is
+//! replaced while it is used.
 
 pub mod backend;
 pub mod catalog;

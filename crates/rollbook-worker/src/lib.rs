@@ -14,6 +14,10 @@
 //! [`Worker::run`] drives a few independent lanes. Each leases a batch, passes it to the plain functions of
 //! `batch`, and settles it while it leases the next one, so that both writes to the queue share one commit.
 //! Lanes do not coordinate: the merge makes order irrelevant.
+//!
+//! Next to the lanes, background tasks call the store: `changes` gives committed changes their positions, `cascades`
+//! repairs child rows of deleted parents, `upkeep` is retention. `pace` sizes batches, `evidence` decides whether a
+//! message or the store is to blame, and `store_health` reports outages.
 
 mod apply;
 mod backoff;

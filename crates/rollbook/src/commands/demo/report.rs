@@ -88,7 +88,7 @@ fn summary(findings: &Findings, surroundings: &Surroundings) -> Vec<(&'static st
         ),
         (
             "never sent",
-            format!("{} events: from before the endpoint existed, and lost on the way", count(findings.lost)),
+            format!("{} events: from before the endpoint existed, or lost on the way", count(findings.lost)),
         ),
         (
             "acknowledged",
