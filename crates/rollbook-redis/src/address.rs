@@ -246,7 +246,7 @@ fn parameters(parts: &Parts<'_>, tls: bool) -> Result<(), String> {
 
 /// Text for every parameter that would disable the verification of certificates.
 const VERIFIED: &str = "certificates are always verified; remove it, and for a private authority set \
-                        redis_ca_file, for a certificate signed by itself redis_fingerprint";
+                        redis_ca_file, for a self-signed certificate redis_fingerprint";
 
 fn decoded_nonempty(text: &str) -> Result<Option<String>, String> {
     let text = decoded(text).map_err(|error| error.to_string())?;

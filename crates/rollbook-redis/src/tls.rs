@@ -10,7 +10,7 @@ use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::SockRef;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
@@ -70,13 +70,12 @@ fn config(trust: &Trust, refusal: Refusal) -> io::Result<ClientConfig> {
     let check = match trust {
         Trust::System => by_authorities(&system_roots()?)?,
         Trust::Authorities(roots) => by_authorities(roots)?,
-        Trust::Fingerprints(fingerprints) => {
-            Check::Fingerprints(Arc::clone(fingerprints), Arc::clone(provider))
-        }
+        Trust::Fingerprints(fingerprints) => Check::Fingerprints(Arc::clone(fingerprints)),
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-    let verifier = Arc::new(Verifier { check, refusal });
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = Arc::new(Verifier { check, algorithms, refusal });
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     // Each connection verifies the certificate.
     config.resumption = Resumption::disabled();
@@ -117,11 +116,12 @@ impl Refusal {
 
 enum Check {
     Authorities(Arc<WebPkiServerVerifier>),
-    Fingerprints(Arc<[Fingerprint]>, Arc<CryptoProvider>),
+    Fingerprints(Arc<[Fingerprint]>),
 }
 
 struct Verifier {
     check: Check,
+    algorithms: WebPkiSupportedAlgorithms,
     refusal: Refusal,
 }
 
@@ -144,7 +144,7 @@ impl ServerCertVerifier for Verifier {
             Check::Authorities(verifier) => {
                 verifier.verify_server_cert(certificate, intermediates, name, ocsp_response, now)
             }
-            Check::Fingerprints(fingerprints, _)
+            Check::Fingerprints(fingerprints)
                 if fingerprints.contains(&certificate::fingerprint(certificate)) =>
             {
                 Ok(ServerCertVerified::assertion())
@@ -165,15 +165,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match &self.check {
-            Check::Authorities(verifier) => verifier.verify_tls12_signature(message, certificate, signature),
-            Check::Fingerprints(_, provider) => rustls::crypto::verify_tls12_signature(
-                message,
-                certificate,
-                signature,
-                &provider.signature_verification_algorithms,
-            ),
-        }
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -182,24 +174,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match &self.check {
-            Check::Authorities(verifier) => verifier.verify_tls13_signature(message, certificate, signature),
-            Check::Fingerprints(_, provider) => rustls::crypto::verify_tls13_signature(
-                message,
-                certificate,
-                signature,
-                &provider.signature_verification_algorithms,
-            ),
-        }
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        match &self.check {
-            Check::Authorities(verifier) => verifier.supported_verify_schemes(),
-            Check::Fingerprints(_, provider) => {
-                provider.signature_verification_algorithms.supported_schemes()
-            }
-        }
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -226,7 +205,7 @@ fn refusal(certificate: &[u8], name: &ServerName<'_>, error: &Error) -> String {
             format!("if the certificate was renewed, {by_fingerprint}"),
         ),
         Error::InvalidCertificate(CertificateError::UnknownIssuer) if is_own_issuer => {
-            ("it is signed by itself, by no authority".to_owned(), by_fingerprint.to_owned())
+            ("it is self-signed, and no authority signed it".to_owned(), by_fingerprint.to_owned())
         }
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             ("no trusted authority signed it".to_owned(), format!("{BY_ITS_AUTHORITY}, or {by_fingerprint}"))
@@ -250,7 +229,7 @@ fn refusal(certificate: &[u8], name: &ServerName<'_>, error: &Error) -> String {
             format!("write a name of the certificate in the URL, or {by_fingerprint}"),
         ),
         // An authority's certificate at a server: what openssl makes by default.
-        _ if is_own_issuer => (format!("it is signed by itself ({error})"), by_fingerprint.to_owned()),
+        _ if is_own_issuer => (format!("it is self-signed ({error})"), by_fingerprint.to_owned()),
         _ => (error.to_string(), format!("{BY_ITS_AUTHORITY}, or {by_fingerprint}")),
     };
     format!("{which}, SHA-256 fingerprint {fingerprint}: {why}. Fix: {fix}")

@@ -83,13 +83,13 @@ async fn a_refused_certificate_is_described_with_the_reason_and_what_to_set() {
         (
             Certificates::signed_by_itself(),
             None,
-            &["of CN=alone", "issued by CN=alone", "signed by itself", "redis_fingerprint"],
+            &["of CN=alone", "issued by CN=alone", "self-signed", "redis_fingerprint"],
         ),
         // An authority's certificate that a server uses is not for servers, although the file names it.
         (
             Certificates::signed_by_itself(),
             Some("ca.crt"),
-            &["of CN=alone", "signed by itself", "redis_fingerprint"],
+            &["of CN=alone", "self-signed", "redis_fingerprint"],
         ),
         (
             Certificates::named("DNS:db.example"),
