@@ -95,7 +95,7 @@ const AS_WE_DO: [(&str, &[&str], &str); 11] = [
         &["disable", "prefer"],
         "GSSAPI is not supported; leave it out, and write sslmode=verify-full",
     ),
-    ("sslnegotiation", &["postgres"], "leave it out: every server with TLS speaks the ordinary way too"),
+    ("sslnegotiation", &["postgres"], "leave it out: the ordinary negotiation works with every server"),
     (
         "load_balance_hosts",
         &["disable"],

@@ -9,7 +9,7 @@ pub(crate) const FIX: &str = "set pgbouncer = yes (ROLLBOOK_PGBOUNCER=yes, or pg
                               database's direct URL, without the pooler";
 
 /// Sign: the server refused the settings of a session.
-pub(crate) const REFUSED_SETTINGS: &str = "what answers refused the settings of a session, as poolers do";
+pub(crate) const REFUSED_SETTINGS: &str = "the connection refused the settings of a session, as poolers do";
 
 /// Returns the sign in the name and the port of a host.
 pub(crate) fn sign(host: &str, port: u16) -> Option<&'static str> {

@@ -80,7 +80,7 @@ fn message(error: &RedisError, code: &str, address: &impl Location) -> String {
         "MASTERDOWN" => "the server is a replica and its master is down",
         "NOREPLICAS" => "too few replicas answer the master (min-replicas-to-write): start them",
         "BUSY" => "a script of another program runs for too long",
-        "NOAUTH" | "WRONGPASS" => "user or password are wrong, or missing: see the URL",
+        "NOAUTH" | "WRONGPASS" => "user or password is wrong or missing: see the URL",
         "NOPERM" => {
             return format!(
                 "{code}: the user lacks a permission: it needs ~{{{}:* +@read +@write +@scripting +@connection +info +time \
@@ -104,7 +104,7 @@ fn message(error: &RedisError, code: &str, address: &impl Location) -> String {
                 .to_owned();
         }
         "" if error.kind() == ErrorKind::AuthenticationFailed => {
-            return "user or password are wrong: see the URL".to_owned();
+            return "user or password is wrong: see the URL".to_owned();
         }
         "" if error.kind() == ErrorKind::Io => {
             return format!("{error}: check that the server is running and that the address is right");

@@ -70,5 +70,5 @@ fn make_folder_of(path: &Path) -> Result<(), String> {
         return Ok(());
     };
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|error| format!("the folder {} can't be made: {error}", folder.display()))
+    made.map_err(|error| format!("the folder {} can't be created: {error}", folder.display()))
 }

@@ -73,6 +73,6 @@ pub(crate) async fn finish(shared: &Shared) {
 
 fn warn_once(failing: &mut bool, error: &StoreError) {
     if !std::mem::replace(failing, true) {
-        warn!(%error, "changes get no position in the change feed now: rows are written all the same, and it is tried again");
+        warn!(%error, "changes get no position in the change feed now: rows are still written; retrying");
     }
 }

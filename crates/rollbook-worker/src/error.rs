@@ -30,7 +30,7 @@ pub enum WorkerError {
         lane: usize,
     },
     /// A lane returned without a request to stop.
-    #[error("worker lane {lane} ended unasked: this is a fault in Rollbook; start it again")]
+    #[error("worker lane {lane} ended without a stop request: this is a fault in Rollbook; start it again")]
     Ended {
         /// Number of the lane, from zero.
         lane: usize,

@@ -81,10 +81,10 @@ impl<'a> Turns<'a> {
                     let outage_seconds = failing.since.elapsed().as_secs();
                     let message = match self.task {
                         Task::Cascades => {
-                            "child rows of deleted parents cannot be repaired now: deliveries go on, and the repair is retried"
+                            "child rows of deleted parents cannot be repaired now: deliveries are applied, and the repair is retried"
                         }
                         Task::Retention => {
-                            "retention fails: old data stays for longer; deliveries go on, and retention is retried"
+                            "retention fails: old data stays for longer; deliveries are applied, and retention is retried"
                         }
                     };
                     warn!(task = self.task.name(), %error, outage_seconds, "{message}");

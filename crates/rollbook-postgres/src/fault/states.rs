@@ -10,7 +10,7 @@ pub(super) fn data(state: &str) -> Option<&'static str> {
         "22008" => "a time is out of range",
         "22P02" | "22P05" | "22021" | "22030" | "22032" => "text or JSON that Postgres can't hold",
         "23502" => "a value is missing",
-        "23503" => "a foreign key's row is missing; a mirror must have no foreign keys",
+        "23503" => "the row that a foreign key names is missing; Rollbook's tables must have no foreign keys",
         "23505" => "the value exists already in a column that is declared unique; only ids are unique here",
         "23514" => "a check fails",
         "54001" => "nested too deeply",
@@ -34,7 +34,7 @@ pub(super) fn deployment(address: &Address, state: &str, words: Option<&str>) ->
             address.user()
         ),
         "3D000" => format!(
-            "there is no database {name}: make it (createdb {name}) or name another in the URL",
+            "database {name} does not exist: create it (createdb {name}) or name another in the URL",
             name = address.database()
         ),
         "42501" => format!(

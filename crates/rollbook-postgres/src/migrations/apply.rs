@@ -337,8 +337,8 @@ impl Patience {
             let step = self.step;
             tracing::warn!(
                 step,
-                "a migration waits for a lock: another session has an open transaction on the table; it goes on when that \
-                 ends"
+                "a migration waits for a lock: another session has an open transaction on the table; the migration \
+                 continues when that transaction ends"
             );
             self.is_logged = true;
         }

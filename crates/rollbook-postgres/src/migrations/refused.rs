@@ -19,9 +19,9 @@ pub(super) fn judge(address: &Address, step: &str, error: &sqlx::Error) -> Fault
     }
     if database_error(error).is_some_and(|error| error.code() == "55P03") {
         return Fault::Unavailable(format!(
-            "{address}: migration {step} is not applied yet: for too long another session has had an open transaction on a \
-             table that it changes; end that (pg_stat_activity shows it) and run rollbook migrate again, which goes on \
-             where it stopped"
+            "{address}: migration {step} is not applied yet: another session has had an open transaction on a table that it \
+             changes for too long. Fix: end that session (pg_stat_activity shows it), then run rollbook migrate again; it \
+             continues where it stopped"
         ));
     }
     match fault::judge(address, error).innermost() {

@@ -34,11 +34,11 @@ async fn a_wrong_or_missing_login_is_refused_with_a_text_without_the_password() 
     for login in [":ImASecret", "nobody:ImASecret", "default:ImASecret"] {
         let queue = with_login(&server, login);
         let text = refusal(&queue).await;
-        assert!(text.contains("user or password are wrong"), "{text}");
+        assert!(text.contains("user or password is wrong"), "{text}");
         assert!(matches!(queue.durability().await, Err(QueueError::Deployment(_))));
     }
     let text = refusal(&open(settings(server.url()))).await;
-    assert!(text.contains("NOAUTH: user or password are wrong, or missing"), "{text}");
+    assert!(text.contains("NOAUTH: user or password is wrong or missing"), "{text}");
     enqueue(&with_login(&server, ":right"), &names("msg", 0..1)).await;
     enqueue(&with_login(&server, "default:right"), &names("msg", 1..2)).await;
 }

@@ -169,7 +169,7 @@ impl Home {
                 .prefix("rollbook-demo-")
                 .permissions(Permissions::from_mode(0o700))
                 .tempdir_in(environment::temporary_folder())
-                .context("a temporary folder can't be made; name one by --data-dir")?;
+                .context("a temporary folder can't be created; name one by --data-dir")?;
             return Ok(Self::Temporary(folder));
         };
         if ["queue.db", "store.db"].iter().any(|file| path.join(file).exists()) {
