@@ -5,14 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{
-    CascadeStep, ErasedCounts, Erasure, Ledger, LedgerEntry, RetentionLimits, RetentionStep, RowView, Rows,
-    Store, StoreError,
-};
-use rollbook_core::time::Timestamp;
+use rollbook_core::store::{CascadeStep, RetentionLimits, RetentionStep, Store, StoreError};
 use rollbook_testkit::memory::store::MemoryStore;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -68,54 +62,6 @@ impl Store for Shared {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.0.inner.ping().await
-    }
-}
-
-#[async_trait]
-impl Rows for Shared {
-    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
-        self.0.inner.get(resource, id).await
-    }
-
-    async fn rows(
-        &self,
-        resource: &'static Resource,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        self.0.inner.rows(resource, after, limit).await
-    }
-
-    async fn rows_where(
-        &self,
-        resource: &'static Resource,
-        column: &'static str,
-        value: &str,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        self.0.inner.rows_where(resource, column, value, limit).await
-    }
-}
-
-#[async_trait]
-impl Ledger for Shared {
-    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
-        self.0.inner.delivery(id).await
-    }
-
-    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
-        self.0.inner.deliveries(subject_id, limit).await
-    }
-}
-
-#[async_trait]
-impl Erasure for Shared {
-    async fn erase(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-    ) -> Result<ErasedCounts, StoreError> {
-        self.0.inner.erase(subjects, at).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! Messages that kill their worker.
+//! Workers that are killed, and messages that kill them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,17 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus::Registry;
-use rollbook_core::catalog::Resource;
+use rollbook_core::catalog::USERS;
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::Consumer as _;
 use rollbook_core::retry::Reason;
-use rollbook_core::store::{
-    ErasedCounts, Erasure, Ledger, LedgerEntry, RetentionLimits, RetentionStep, RowView, Rows, Store,
-    StoreError,
-};
-use rollbook_core::time::Timestamp;
-use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
+use rollbook_core::store::{RetentionLimits, RetentionStep, Store, StoreError};
+use rollbook_testkit::faults::{Fault, FaultyConsumer, FaultyStore, Gate, QueueCall, StoreCall};
 use rollbook_testkit::memory::store::MemoryStore;
 use rollbook_worker::{Settings, WorkerError};
 use serde_json::json;
@@ -111,54 +106,6 @@ impl Store for Lethal {
     }
 }
 
-#[async_trait]
-impl Rows for Lethal {
-    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
-        self.inner.get(resource, id).await
-    }
-
-    async fn rows(
-        &self,
-        resource: &'static Resource,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        self.inner.rows(resource, after, limit).await
-    }
-
-    async fn rows_where(
-        &self,
-        resource: &'static Resource,
-        column: &'static str,
-        value: &str,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        self.inner.rows_where(resource, column, value, limit).await
-    }
-}
-
-#[async_trait]
-impl Ledger for Lethal {
-    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
-        self.inner.delivery(id).await
-    }
-
-    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
-        self.inner.deliveries(subject_id, limit).await
-    }
-}
-
-#[async_trait]
-impl Erasure for Lethal {
-    async fn erase(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-    ) -> Result<ErasedCounts, StoreError> {
-        self.inner.erase(subjects, at).await
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_payload_that_kills_the_process_affects_no_message_of_another_lane() {
     const FRESH: usize = 200;
@@ -195,6 +142,32 @@ async fn a_payload_that_kills_the_process_affects_no_message_of_another_lane() {
     assert_only_the_killer_is_parked(&bench, innocent);
     // A crash caused by a neighbour does not count as an attempt.
     assert!(bench.attempts().into_iter().all(|attempts| attempts == 1), "{:?}", bench.attempts());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_kill_between_commit_and_acknowledgement_another_worker_acknowledges_and_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.enqueue_users(0..3).await;
+    let settling = Gate::new();
+    let held = settling.clone();
+    let queue = FaultyConsumer::new(bench.queue.clone(), move |call| match call {
+        QueueCall::Settle(_) => Fault::Wait(held.clone()),
+        _ => Fault::None,
+    });
+    // Dropping the run is a kill -9: the batch is committed, and its leases are left as they are.
+    tokio::select! {
+        ended = bench.worker_with_queue(queue).run(CancellationToken::new()) => panic!("{ended:?}"),
+        () = settling.arrived(1) => {}
+    }
+    let committed = (bench.store.rows_of(&USERS), bench.store.ledger());
+    assert_eq!((committed.0.len(), committed.1.len(), bench.stats().await.leased), (3, 3, 3));
+
+    bench.registry = Registry::new();
+    run_until(bench.worker(), bench.drained()).await.expect("a clean end");
+    assert!((bench.store.rows_of(&USERS), bench.store.ledger()) == committed, "applied a second time");
+    let acks = bench.metric(r#"rollbook_settlements_total{reason="none",settlement="ack"}"#);
+    assert_eq!(acks.as_deref(), Some("3"));
+    assert!(bench.queue.dead().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
