@@ -37,5 +37,6 @@ mod slow_redis;
 mod statuses;
 mod stopping;
 mod store_network;
+mod stores;
 mod two_instances;
 mod units;

@@ -10,16 +10,16 @@ mod tables;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rollbook_core::catalog::{COMMON_COLUMNS, RESOURCES};
 use rollbook_core::time::Timestamp;
-use rollbook_postgres::{PostgresSettings, PostgresStore};
+use rollbook_postgres::PostgresStore;
 use rollbook_sqlite::Schema;
 use rollbook_testkit::clock::ManualClock;
 use rollbook_testkit::servers::postgres::PostgresServer;
 
 use self::tables::{Indexes, render, types};
+use crate::stores;
 
 /// Beginning of the part that is made from the catalog. The part extends to the end of the page.
 const BEGIN: &str = "<!-- From here on made from the catalog: tests/documents. -->\n\n";
@@ -56,21 +56,9 @@ struct Mirror {
 
 impl Mirror {
     async fn start() -> Self {
-        let server = PostgresServer::start_with(&[("fsync", "off")]).await;
-        server.create_database("app").await;
-        let settings = PostgresSettings {
-            url: server.url("app"),
-            schema: "clerk".to_owned(),
-            changes: true,
-            pgbouncer: false,
-            connections_max: 2,
-            statement_timeout: Duration::from_secs(20),
-            connect_timeout: Duration::from_secs(20),
-        };
-        rollbook_postgres::apply_migrations(&settings).await.expect("the tables");
         let clock = clock();
-        let store = PostgresStore::new(settings, clock.clone()).expect("the settings are right");
-        Self { server, store: Arc::new(store), clock }
+        let (server, store) = stores::start(clock.clone()).await;
+        Self { server, store, clock }
     }
 
     async fn psql(&self, sql: &str) -> String {

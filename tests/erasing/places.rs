@@ -8,7 +8,6 @@ use std::time::Duration;
 use rollbook_core::queue::{Consumer, DeadLetterFilter, Producer, QueueAdmin};
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
-use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_redis::{ClockSource, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, SqliteQueue, SqliteStore};
 use rollbook_testkit::clock::WallClock;
@@ -18,6 +17,7 @@ use rollbook_testkit::servers::redis::RedisServer;
 use rusqlite::types::ValueRef;
 
 use crate::crashes::BINARY;
+use crate::stores;
 
 const DATABASE: &str = "app";
 const DEPTH_MAX: u64 = 1_000_000;
@@ -91,16 +91,7 @@ impl Places {
         let Some((_, postgres)) = &self.servers else {
             return Arc::new(SqliteStore::open(&self.home.data().join("store.db"), clock).expect("a store"));
         };
-        let settings = PostgresSettings {
-            url: postgres.url(DATABASE),
-            schema: "clerk".to_owned(),
-            changes: true,
-            pgbouncer: false,
-            connections_max: 2,
-            statement_timeout: Duration::from_secs(20),
-            connect_timeout: Duration::from_secs(20),
-        };
-        Arc::new(PostgresStore::new(settings, clock).expect("a store"))
+        Arc::new(stores::open(postgres, DATABASE, clock))
     }
 
     /// Returns everything that queue and store hold, as raw bytes and as values.

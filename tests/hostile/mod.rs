@@ -11,17 +11,16 @@ mod stage;
 mod types;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
-use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::servers::postgres::PostgresServer;
 
 use self::stage::{Case, check, neighbours_of_one_that_is_refused_do_not_wait};
+use crate::stores;
 
 /// A store in a separate file.
 fn sqlite(folder: &tempfile::TempDir) -> Arc<dyn FullStore> {
@@ -33,20 +32,8 @@ fn sqlite(folder: &tempfile::TempDir) -> Arc<dyn FullStore> {
 
 /// A separate server.
 async fn postgres() -> (PostgresServer, Arc<dyn FullStore>) {
-    let server = PostgresServer::start_with(&[("fsync", "off")]).await;
-    server.create_database("app").await;
-    let settings = PostgresSettings {
-        url: server.url("app"),
-        schema: "clerk".to_owned(),
-        changes: true,
-        pgbouncer: false,
-        connections_max: 2,
-        statement_timeout: Duration::from_secs(20),
-        connect_timeout: Duration::from_secs(20),
-    };
-    rollbook_postgres::apply_migrations(&settings).await.expect("the tables");
-    let clock: Arc<dyn Clock> = stage::clock();
-    (server, Arc::new(PostgresStore::new(settings, clock).expect("the settings are right")))
+    let (server, store) = stores::start(stage::clock()).await;
+    (server, store)
 }
 
 /// Returns the bodies of all cases.

@@ -120,3 +120,16 @@ pub fn change_of(id: &str, event: &Value) -> Change {
     let delivery = delivery_of(id, event);
     parse(&delivery.body, None).expect("the event can be read").into_change(&delivery)
 }
+
+/// Returns the change by a `organizationMembership.created`: the user `user_N` joins as `orgmem_N`.
+pub fn joined(number: u32, organization: &str) -> Change {
+    let (id, user) = (format!("orgmem_{number}"), format!("user_{number}"));
+    let data = membership(&id, organization, &user, START);
+    change_of(&format!("msg_{id}"), &event("organizationMembership.created", START, &data))
+}
+
+/// Returns the change by an `organization.deleted`, so many milliseconds after [`START`].
+pub fn organization_deleted(id: &str, at: i64) -> Change {
+    let gone = event("organization.deleted", START + at, &deleted("organization", id));
+    change_of(&format!("msg_gone_{id}_{at}"), &gone)
+}

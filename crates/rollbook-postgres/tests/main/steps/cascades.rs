@@ -27,7 +27,7 @@ async fn a_large_cascade_is_recorded_durably_and_processed_in_steps_concurrently
         .expect("the worker is woken");
     // A worker that has died since: another one takes it over.
     let other = world.store();
-    let done = work_off(&other).await;
+    let done = work_off(&*other).await;
     assert_eq!((done.rows, done.parents_left, done.rows_left), (u64::from(MEMBERS), 0, 0));
     assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
     assert_eq!(lines(&world).await, "");
@@ -57,7 +57,7 @@ async fn what_a_killed_worker_has_begun_is_finished_by_another_within_ten_second
     until("its statement has ended", || async { world.psql(waits).await == "0\n" }).await;
     holder.run("COMMIT").await;
     make_due(&world).await;
-    assert_eq!(work_off(&other).await.parents_left, 0);
+    assert_eq!(work_off(&*other).await.parents_left, 0);
     assert_eq!((count(&world, "deleted_at IS NULL").await, lines(&world).await.as_str()), (0, ""));
 }
 
@@ -118,7 +118,7 @@ async fn work_recorded_during_a_step_waits_for_nothing_and_is_not_lost() {
     holder.run("SELECT pg_advisory_unlock(7)").await;
     working.join_next().await.expect("it works").expect("no panic").expect("a turn");
     make_due(&world).await;
-    work_off(&store).await;
+    work_off(&*store).await;
     let ends = "SELECT count(*), extract(milliseconds FROM deleted_at)::int % 1000
                 FROM mirror_2.organization_memberships GROUP BY 2";
     assert_eq!(world.psql(ends).await, format!("{MEMBERS}|24\n"));

@@ -73,7 +73,7 @@ async fn an_erasure_that_was_killed_is_finished_by_workers() {
     let late = event("organizationMembership.created", START + 200, &late);
     store.apply_many(&[change_of("msg_late", &late)]).await.expect("it is applied");
     make_due(&world).await;
-    let done = work_off(&world.store()).await;
+    let done = work_off(&*world.store()).await;
     assert_eq!((done.parents_left, done.rows_left), (0, 0));
     assert_eq!(count(&world, "data IS NOT NULL").await, 0);
     let left = world.psql("SELECT count(*) FROM mirror_2.deliveries WHERE subject_id <> 'orgmem_late'").await;
@@ -102,7 +102,7 @@ async fn an_erasure_with_a_row_that_refuses_erases_all_others_and_says_so_until_
     assert_eq!(erase(&store, "org_1").await.map(|erased| erased.rows), Ok(301));
     assert_eq!(count(&world, "data IS NOT NULL").await, 0);
     make_due(&world).await;
-    work_off(&store).await;
+    work_off(&*store).await;
 }
 
 #[tokio::test]
@@ -234,11 +234,11 @@ async fn a_ledger_that_refuses_to_lose_entries_keeps_no_content() {
             let why = left.listed[0].last_error.as_deref().expect("a reason");
             assert!(why.contains("(table deliveries)") && why.contains("P0001"), "{why}");
             make_due(&world).await;
-            assert!(work_off(&store).await.due_in.is_some_and(|due_in| due_in > Duration::ZERO));
+            assert!(work_off(&*store).await.due_in.is_some_and(|due_in| due_in > Duration::ZERO));
         }
         world.psql("DROP TRIGGER keep ON mirror_2.deliveries").await;
         make_due(&world).await;
-        assert_eq!(work_off(&store).await.parents_left, 0);
+        assert_eq!(work_off(&*store).await.parents_left, 0);
         assert_eq!(world.psql("SELECT count(*) FROM mirror_2.deliveries").await, "0\n");
     }
 }

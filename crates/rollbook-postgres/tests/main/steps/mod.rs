@@ -7,26 +7,14 @@ mod retention;
 
 use std::time::Duration;
 
-use rollbook_core::change::Change;
-use rollbook_core::store::{CascadeStep, Store as _};
-use rollbook_postgres::{PostgresSettings, PostgresStore};
-use rollbook_testkit::events::{START, change_of, deleted, event, membership};
+use rollbook_postgres::PostgresSettings;
+pub(super) use rollbook_testkit::conformance::store::work_off;
+pub(super) use rollbook_testkit::events::{joined, organization_deleted};
 
 use crate::world::World;
 
 /// More rows than one recheck repairs.
 const MEMBERS: u32 = 2_500;
-
-pub(super) fn organization_deleted(id: &str, at: i64) -> Change {
-    let gone = event("organization.deleted", START + at, &deleted("organization", id));
-    change_of(&format!("msg_gone_{id}_{at}"), &gone)
-}
-
-pub(super) fn joined(number: u32, organization: &str) -> Change {
-    let (id, user) = (format!("orgmem_{number}"), format!("user_{number}"));
-    let data = membership(&id, organization, &user, START);
-    change_of(&format!("msg_{id}"), &event("organizationMembership.created", START, &data))
-}
 
 /// Creates members of an organization as a store writes them, each with a ledger entry.
 pub(super) async fn members(world: &World, organization: &str, count: u32) {
@@ -86,18 +74,6 @@ pub(super) async fn lines(world: &World) -> String {
 /// Makes all pending work due.
 pub(super) async fn make_due(world: &World) {
     world.psql("UPDATE mirror_2.rollbook_cascades SET next_try_at = now()").await;
-}
-
-/// Works until nothing is due.
-pub(super) async fn work_off(store: &PostgresStore) -> CascadeStep {
-    let mut all = CascadeStep::default();
-    loop {
-        let turn = store.cascade().await.expect("the store works it off");
-        all = CascadeStep { rows: all.rows + turn.rows, refused: all.refused + turn.refused, ..turn };
-        if turn.due_in.is_none_or(|due_in| due_in > Duration::ZERO) {
-            return all;
-        }
-    }
 }
 
 pub(super) fn impatient(world: &World, statement_timeout: Duration) -> PostgresSettings {

@@ -24,7 +24,7 @@ async fn a_child_that_refuses_blocks_no_sibling_and_is_retried() {
     let refuse = "IF NEW.id = 'orgmem_250' THEN RAISE EXCEPTION 'ImASecret'; END IF;";
     trigger(&world, "organization_memberships", refuse).await;
     store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the parent is not to blame");
-    let done = work_off(&store).await;
+    let done = work_off(&*store).await;
     assert_eq!((done.rows, done.refused, done.parents_left, done.rows_left), (499, 1, 0, 1));
     assert_eq!(count(&world, "deleted_at IS NULL").await, 1);
 
@@ -43,11 +43,11 @@ async fn a_child_that_refuses_blocks_no_sibling_and_is_retried() {
 
     // The row is retried by itself, and stays pending while it is refused.
     make_due(&world).await;
-    assert_eq!(work_off(&store).await.rows_left, 1);
+    assert_eq!(work_off(&*store).await.rows_left, 1);
     assert_eq!(store.cascades(None, 1).await.expect("a list").listed[0].attempts, 2);
     trigger(&world, "organization_memberships", "").await;
     make_due(&world).await;
-    let done = work_off(&store).await;
+    let done = work_off(&*store).await;
     assert_eq!((done.rows, done.rows_left), (1, 0));
     assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
 }
@@ -73,7 +73,7 @@ async fn a_row_that_can_not_take_its_parents_deletion_does_not_refuse_its_own_de
     let left = store.cascades(Some("org_1"), 10).await.expect("a list");
     assert_eq!((left.rows, left.listed[0].id.as_str()), (1, "orgmem_1"));
     trigger(&world, "organization_memberships", "").await;
-    assert_eq!(work_off(&store).await.rows_left, 0);
+    assert_eq!(work_off(&*store).await.rows_left, 0);
     assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
 }
 
@@ -85,7 +85,7 @@ async fn a_trigger_that_skips_the_change_of_a_child_is_detected() {
     trigger(&world, "organization_memberships", "IF NEW.id = 'orgmem_org_1_7' THEN RETURN NULL; END IF;")
         .await;
     store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the store applies it");
-    let done = work_off(&store).await;
+    let done = work_off(&*store).await;
     assert_eq!((done.rows_left, count(&world, "deleted_at IS NULL").await), (1, 1));
     let left = store.cascades(None, 1).await.expect("a list");
     assert_eq!(left.listed[0].id, "orgmem_org_1_7");
@@ -103,12 +103,12 @@ async fn if_all_children_refuse_each_is_recorded_and_nothing_is_retried_in_a_loo
     members(&world, "org_1", 150).await;
     trigger(&world, "organization_memberships", "RAISE EXCEPTION 'no';").await;
     store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the store applies it");
-    let done = work_off(&store).await;
+    let done = work_off(&*store).await;
     assert_eq!((done.rows, done.parents_left, done.rows_left), (0, 0, 150));
     assert!(done.due_in.is_some_and(|due_in| due_in > Duration::ZERO), "nothing is tried in a loop");
     trigger(&world, "organization_memberships", "").await;
     make_due(&world).await;
-    assert_eq!(work_off(&store).await.rows_left, 0);
+    assert_eq!(work_off(&*store).await.rows_left, 0);
     assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
 }
 
@@ -122,11 +122,11 @@ async fn a_locked_child_blocks_no_other_child() {
         .run("BEGIN; SELECT FROM mirror_2.organization_memberships WHERE id = 'orgmem_org_1_9' FOR UPDATE")
         .await;
     store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the store applies it");
-    let done = work_off(&store).await;
+    let done = work_off(&*store).await;
     assert_eq!((done.rows, done.rows_left), (49, 1));
     holder.run("COMMIT").await;
     make_due(&world).await;
-    assert_eq!(work_off(&store).await.rows_left, 0);
+    assert_eq!(work_off(&*store).await.rows_left, 0);
     assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
 }
 
@@ -153,7 +153,7 @@ async fn a_trigger_that_undoes_the_change_of_a_cascade_or_retention_is_detected(
             ))
             .await;
         store.apply_many(&[organization_deleted(organization, 5)]).await.expect("the store applies it");
-        let done = work_off(&store).await;
+        let done = work_off(&*store).await;
         assert_eq!((done.rows_left, count(&world, "deleted_at IS NULL").await), (1, 1), "{organization}");
         let left = store.cascades(None, 1).await.expect("a list");
         assert_eq!(left.listed[0].id, format!("orgmem_{organization}_7"));
@@ -161,7 +161,7 @@ async fn a_trigger_that_undoes_the_change_of_a_cascade_or_retention_is_detected(
         trigger(&world, "organization_memberships", "").await;
         world.psql("DROP TRIGGER of_theirs ON mirror_2.organization_memberships").await;
         make_due(&world).await;
-        assert_eq!(work_off(&store).await.rows_left, 0);
+        assert_eq!(work_off(&*store).await.rows_left, 0);
         assert_eq!(count(&world, "deleted_at IS NULL").await, 0, "{organization}");
     }
 }
@@ -203,7 +203,7 @@ async fn a_policy_that_hides_a_row_from_a_cascade_or_from_retention_is_named_as_
         .await;
     assert_eq!(store.retain(&all_deleted()).await.map(|done| done.rows), Ok(0));
     store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the parent is applied");
-    work_off(&store).await;
+    work_off(&*store).await;
     let mut listed = store.cascades(None, 10).await.expect("a list").listed;
     listed.sort_unstable_by(|one, other| one.id.cmp(&other.id));
     let expected = [("orgmem_1", PendingWork::Row), ("orgmem_2", PendingWork::Content)];
@@ -215,7 +215,7 @@ async fn a_policy_that_hides_a_row_from_a_cascade_or_from_retention_is_named_as_
     }
     world.psql("ALTER TABLE mirror_2.organization_memberships DISABLE ROW LEVEL SECURITY").await;
     make_due(&world).await;
-    work_off(&store).await;
+    work_off(&*store).await;
     store.retain(&all_deleted()).await.expect("the store erases content");
     assert_eq!(count(&world, "deleted_at IS NULL OR id = 'orgmem_2' AND data IS NOT NULL").await, 0);
 }
@@ -259,7 +259,7 @@ async fn a_deferred_trigger_that_undoes_a_change_at_the_commit_is_detected() {
     store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the parent is applied");
     for attempts in 1..=2 {
         make_due(&world).await;
-        let done = work_off(&store).await;
+        let done = work_off(&*store).await;
         assert_eq!((done.rows, done.rows_left), (0, 1), "{attempts}");
         let listed = store.cascades(None, 1).await.expect("a list").listed;
         assert_eq!((listed[0].id.as_str(), listed[0].last_error.as_deref()), ("orgmem_1", Some(undone)));
@@ -331,14 +331,14 @@ async fn a_child_with_a_trigger_that_ends_the_session_blocks_no_other_child() {
         trigger(&world, "organization_memberships", &body).await;
         store.apply_many(&[organization_deleted("org_1", 5)]).await.expect("the parent is not to blame");
         make_due(&world).await;
-        assert_eq!(work_off(&store).await.rows_left, 1, "{body}");
+        assert_eq!(work_off(&*store).await.rows_left, 1, "{body}");
         let why = store.cascades(None, 1).await.expect("a list").listed[0].last_error.clone();
         assert!(why.as_deref().is_some_and(|why| why.contains(reason)), "{why:?}");
         assert_eq!(count(&world, "deleted_at IS NULL").await, 1);
     }
     trigger(&world, "organization_memberships", "").await;
     make_due(&world).await;
-    assert_eq!(work_off(&store).await.rows_left, 0);
+    assert_eq!(work_off(&*store).await.rows_left, 0);
     assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
 }
 
@@ -364,6 +364,6 @@ async fn children_that_can_not_be_read_wait_by_themselves() {
     assert!(listed[0].last_error.as_deref().is_some_and(|why| why.contains("app.org")), "{listed:?}");
     team.run("ALTER TABLE mirror_2.organization_memberships DISABLE ROW LEVEL SECURITY").await;
     make_due(&world).await;
-    assert_eq!(work_off(&store).await.rows, 1);
+    assert_eq!(work_off(&*store).await.rows, 1);
     assert_eq!(count(&world, "deleted_at IS NULL").await, 0);
 }

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::change::Change;
-use rollbook_core::store::{CascadeStep, Store as _};
+use rollbook_core::store::Store as _;
 use rollbook_core::time::Timestamp;
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
-use rollbook_testkit::events::{START, change_of, deleted, event, membership};
+pub(super) use rollbook_testkit::conformance::store::work_off;
+use rollbook_testkit::events::START;
+pub(super) use rollbook_testkit::events::{joined, organization_deleted};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -107,27 +109,4 @@ impl World {
 
 fn open(path: &Path, clock: &Arc<ManualClock>) -> SqliteStore {
     SqliteStore::open(path, Arc::<ManualClock>::clone(clock)).expect("the store opens")
-}
-
-pub(super) fn organization_deleted(id: &str, at: i64) -> Change {
-    let gone = event("organization.deleted", START + at, &deleted("organization", id));
-    change_of(&format!("msg_gone_{id}_{at}"), &gone)
-}
-
-pub(super) fn joined(number: u32, organization: &str) -> Change {
-    let (id, user) = (format!("orgmem_{number}"), format!("user_{number}"));
-    let data = membership(&id, organization, &user, START);
-    change_of(&format!("msg_{id}"), &event("organizationMembership.created", START, &data))
-}
-
-/// Works until nothing is due.
-pub(super) async fn work_off(store: &SqliteStore) -> CascadeStep {
-    let mut all = CascadeStep::default();
-    loop {
-        let turn = store.cascade().await.expect("the store works it off");
-        all = CascadeStep { rows: all.rows + turn.rows, refused: all.refused + turn.refused, ..turn };
-        if turn.due_in.is_none_or(|due_in| due_in > Duration::ZERO) {
-            return all;
-        }
-    }
 }

@@ -133,12 +133,17 @@ impl<H: StoreHarness> Mirror<H> {
     }
 }
 
-/// Works on pending cascades until none is due.
-pub(crate) async fn work_off(store: &dyn FullStore) -> CascadeStep {
+/// Works on pending cascades until none is due. Returns what is left, and the rows of all turns.
+///
+/// # Panics
+/// Panics if a turn fails.
+pub async fn work_off(store: &dyn FullStore) -> CascadeStep {
+    let mut all = CascadeStep::default();
     loop {
-        let left = store.cascade().await.expect("the store works on pending cascades");
-        if left.due_in.is_none_or(|due_in| !due_in.is_zero()) {
-            return left;
+        let turn = store.cascade().await.expect("the store works on pending cascades");
+        all = CascadeStep { rows: all.rows + turn.rows, refused: all.refused + turn.refused, ..turn };
+        if turn.due_in.is_none_or(|due_in| !due_in.is_zero()) {
+            return all;
         }
     }
 }

@@ -1,0 +1,34 @@
+//! Stores on Postgres that tests open for themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollbook_core::time::Clock;
+use rollbook_postgres::{PostgresSettings, PostgresStore};
+use rollbook_testkit::servers::postgres::PostgresServer;
+
+/// Opens the store of a database that has the tables.
+pub(crate) fn open(server: &PostgresServer, database: &str, clock: Arc<dyn Clock>) -> PostgresStore {
+    PostgresStore::new(settings(server, database), clock).expect("the settings are right")
+}
+
+/// Starts a server with a store in its database `app`.
+pub(crate) async fn start(clock: Arc<dyn Clock>) -> (PostgresServer, Arc<PostgresStore>) {
+    let server = PostgresServer::start_with(&[("fsync", "off")]).await;
+    server.create_database("app").await;
+    rollbook_postgres::apply_migrations(&settings(&server, "app")).await.expect("the tables");
+    let store = Arc::new(open(&server, "app", clock));
+    (server, store)
+}
+
+fn settings(server: &PostgresServer, database: &str) -> PostgresSettings {
+    PostgresSettings {
+        url: server.url(database),
+        schema: "clerk".to_owned(),
+        changes: true,
+        pgbouncer: false,
+        connections_max: 2,
+        statement_timeout: Duration::from_secs(20),
+        connect_timeout: Duration::from_secs(20),
+    }
+}
