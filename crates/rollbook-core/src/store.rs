@@ -13,6 +13,7 @@ mod ledger;
 mod reconciliation;
 mod rows;
 mod search;
+pub mod turn;
 
 use async_trait::async_trait;
 

@@ -244,7 +244,17 @@ impl Database {
         limit: Option<usize>,
         read: impl Fn(&PgRow) -> sqlx::Result<T> + Sync,
     ) -> Result<Vec<T>, Fault> {
-        self.run(&Select { sql, text, limit, read }).await
+        let arguments = || {
+            let mut arguments = PgArguments::default();
+            if let Some(text) = text {
+                arguments.add(text).map_err(sqlx::Error::Encode)?;
+            }
+            if let Some(limit) = limit {
+                arguments.add(i64::try_from(limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
+            }
+            Ok(arguments)
+        };
+        self.run(&Select { sql, arguments, read }).await
     }
 
     /// Returns the address of the database.
@@ -253,29 +263,22 @@ impl Database {
     }
 }
 
-/// One SELECT with its values, and the function that reads a row.
-struct Select<'a, R> {
-    sql: &'a Sql,
-    text: Option<&'a str>,
-    limit: Option<usize>,
-    read: R,
+/// One SELECT, the function that returns its values, and the one that reads a row.
+pub(crate) struct Select<'a, A, R> {
+    pub(crate) sql: &'a Sql,
+    pub(crate) arguments: A,
+    pub(crate) read: R,
 }
 
-impl<R, T> Work for Select<'_, R>
+impl<A, R, T> Work for Select<'_, A, R>
 where
+    A: Fn() -> sqlx::Result<PgArguments> + Sync,
     R: Fn(&PgRow) -> sqlx::Result<T> + Sync,
     T: Send,
 {
     type Output = Vec<T>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
-        let mut arguments = PgArguments::default();
-        if let Some(text) = self.text {
-            arguments.add(text).map_err(sqlx::Error::Encode)?;
-        }
-        if let Some(limit) = self.limit {
-            arguments.add(i64::try_from(limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-        }
-        session.fetch(self.sql, arguments).await?.iter().map(&self.read).collect()
+        session.fetch(self.sql, (self.arguments)()?).await?.iter().map(&self.read).collect()
     }
 }

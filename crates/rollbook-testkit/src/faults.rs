@@ -234,14 +234,6 @@ impl Ledger for FaultyStore {
 
 #[async_trait]
 impl Erasure for FaultyStore {
-    async fn erase(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-    ) -> Result<ErasedCounts, StoreError> {
-        (self.script)(StoreCall::Erase).strike(self.inner.erase(subjects, at)).await
-    }
-
     async fn erase_in_steps(
         &self,
         subjects: &[(&'static Resource, String)],

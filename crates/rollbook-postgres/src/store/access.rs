@@ -12,7 +12,7 @@ use super::PostgresStore;
 use super::columns::listed;
 use super::read::view_at;
 use super::values::Values;
-use crate::transaction::{Session, Work};
+use crate::transaction::Select;
 use crate::types::Sql;
 
 /// Order in which the latest row is the first.
@@ -115,25 +115,6 @@ fn members(schema: &str, of: MembersOf<'_>) -> Sql {
     .into()
 }
 
-/// Runs one SELECT.
-struct Select<'a, R> {
-    sql: &'a Sql,
-    values: Values,
-    read: R,
-}
-
-impl<R, T> Work for Select<'_, R>
-where
-    R: Fn(&PgRow) -> sqlx::Result<T> + Sync,
-    T: Send,
-{
-    type Output = Vec<T>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
-        session.fetch(self.sql, self.values.arguments()?).await?.iter().map(&self.read).collect()
-    }
-}
-
 /// Reads a line of a context, with at most one subscription item.
 fn context_line(row: &PgRow) -> sqlx::Result<ContextRows> {
     let mut first = 0;
@@ -159,7 +140,11 @@ impl Access for PostgresStore {
             None => (&self.access.of_user, values),
             Some(id) => (&self.access.of_member, values.with(id)),
         };
-        let mut lines = self.database.run(&Select { sql, values, read: context_line }).await?.into_iter();
+        let mut lines = self
+            .database
+            .run(&Select { sql, arguments: || values.arguments(), read: context_line })
+            .await?
+            .into_iter();
         let mut rows = lines.next().unwrap_or_default();
         rows.items.extend(lines.flat_map(|line| line.items));
         Ok(rows)
@@ -182,7 +167,7 @@ impl Access for PostgresStore {
             let other = view_at(of.other(), row, width)?;
             Ok(membership.map(|membership| Member { membership, other }))
         };
-        let found = self.database.run(&Select { sql, values, read }).await?;
+        let found = self.database.run(&Select { sql, arguments: || values.arguments(), read }).await?;
         Ok(found.into_iter().flatten().collect())
     }
 }

@@ -7,15 +7,14 @@ use rollbook_core::change::{Applied, Change, Effect, SubjectChange};
 use rollbook_core::merge::{self, Content, FromParents, SubjectUpdate};
 use rollbook_core::store::{RetentionChoices, reading_context};
 use rollbook_core::time::Timestamp;
-use sqlx::error::BoxDynError;
-use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, Row as _};
+use sqlx::Row as _;
 
 use super::attempt::run_deferred;
 use super::known::{self, Asked, Known, ask};
 use super::parents::Ids;
 use super::recheck::Candidates;
 use super::sql::{Statements, number_of};
+use super::values::Values;
 use super::write::{Write, arguments, is_undone};
 use crate::address::Address;
 use crate::fault::{self, Fault, NotKept};
@@ -70,9 +69,8 @@ impl Work for Apply<'_> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Done> {
         if let Some(reading) = reading_context(self.changes) {
-            let mut arguments = PgArguments::default();
-            arguments.add(reading).map_err(sqlx::Error::Encode)?;
-            session.fetch(&SET_READING.into(), arguments).await?;
+            let reading = Values::default().with(reading);
+            session.fetch(&SET_READING.into(), reading.into_arguments()?).await?;
         }
         let mut candidates = Candidates::default();
         let parts = RESOURCES.map(|resource| self.part(resource));
@@ -193,23 +191,19 @@ impl<'a> Apply<'a> {
             entries.entry(change.origin.entry_id().as_str()).or_insert((change, *outcome));
         }
         let changes = || entries.values().map(|(change, _)| *change);
-        let mut arguments = PgArguments::default();
-        let mut add = || -> Result<(), BoxDynError> {
-            arguments.add(entries.keys().copied().collect::<Vec<&str>>())?;
-            arguments.add(changes().map(|change| change.origin.event_type()).collect::<Vec<&str>>())?;
-            arguments.add(changes().map(Change::subject_id).collect::<Vec<Option<&str>>>())?;
-            arguments.add(entries.values().map(|(_, outcome)| outcome.as_str()).collect::<Vec<&str>>())?;
-            arguments.add(changes().map(|change| Time(change.origin.event_at())).collect::<Vec<Time>>())?;
-            arguments
-                .add(changes().map(|change| Time(change.origin.received_at())).collect::<Vec<Time>>())?;
-            let attempts = |change: &Change| i32::try_from(change.origin.attempt()).unwrap_or(i32::MAX);
-            arguments.add(changes().map(attempts).collect::<Vec<i32>>())?;
-            arguments.add(Time(self.now))
-        };
-        add().map_err(sqlx::Error::Encode)?;
+        let attempts = |change: &Change| i32::try_from(change.origin.attempt()).unwrap_or(i32::MAX);
+        let values = Values::default()
+            .with_all(entries.keys().copied())
+            .with_all(changes().map(|change| change.origin.event_type()))
+            .with_all(changes().map(Change::subject_id))
+            .with_all(entries.values().map(|(_, outcome)| outcome.as_str()))
+            .with_all(changes().map(|change| Time(change.origin.event_at())))
+            .with_all(changes().map(|change| Time(change.origin.received_at())))
+            .with_all(changes().map(attempts))
+            .with(Time(self.now));
         let mut written = 0;
         let mut has_triggers = false;
-        for row in session.fetch(&self.statements.record, arguments).await? {
+        for row in session.fetch(&self.statements.record, values.into_arguments()?).await? {
             let (id, subject, outcome): (&str, Option<&str>, &str) =
                 (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let is_ours = entries.get(id).is_some_and(|(change, applied)| {
@@ -228,9 +222,8 @@ impl<'a> Apply<'a> {
         if has_triggers {
             run_deferred(session).await?;
         }
-        let mut ids = PgArguments::default();
-        ids.add(entries.keys().copied().collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
-        let there = session.fetch(&self.statements.kept, ids).await?;
+        let ids = Values::default().with_all(entries.keys().copied());
+        let there = session.fetch(&self.statements.kept, ids.into_arguments()?).await?;
         let there: i64 = there.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
         let is_complete = usize::try_from(there).is_ok_and(|there| there >= entries.len());
         if is_complete { Ok(has_triggers) } else { Err(NotKept::LedgerSkipped.into()) }
@@ -277,10 +270,8 @@ pub(super) async fn undone(
     }
     // A constraint trigger that is deferred to the commit may undo it, too.
     run_deferred(session).await?;
-    let mut arguments = PgArguments::default();
-    for ids in rows.values() {
-        arguments.add(ids.iter().map(String::as_str).collect::<Vec<&str>>()).map_err(sqlx::Error::Encode)?;
-    }
-    let undone = session.fetch(&statements.undone(rows.keys().copied()), arguments).await?;
+    let with = |values: Values, ids: &BTreeSet<String>| values.with_all(ids.iter().map(String::as_str));
+    let values = rows.values().fold(Values::default(), with);
+    let undone = session.fetch(&statements.undone(rows.keys().copied()), values.into_arguments()?).await?;
     undone.iter().map(|row| row.try_get(0)).collect()
 }

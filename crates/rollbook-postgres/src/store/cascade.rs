@@ -11,13 +11,13 @@
 use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::cascades::{Entry, FOUND_MAX, LOGGED_MAX, RETRIED_MAX, TAKEN_FOR, TURN};
-use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWork, StoreError};
+use rollbook_core::store::cascades::{Entry, FOUND_MAX, LOGGED_MAX, RETRIED_MAX};
+use rollbook_core::store::{CascadeStep, PendingWork, StoreError};
 use sqlx::Row as _;
 
 use super::PostgresStore;
 use super::attempt::{Failed, refused};
-use super::entries::{About, Kept};
+use super::entries::About;
 use super::parents::{Ids, Parents, Repair, Rows};
 use super::pending::{self, Change, Left, Take, Then};
 use super::sql::{Statements, number_of};
@@ -27,61 +27,8 @@ use crate::transaction::{Session, Work};
 /// Time limit of one search: it passes over all rows of a parent.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(600);
 
-/// Progress of a turn, and the time at which it ends.
-pub(super) struct Turn<'a> {
-    pub(super) done: CascadeStep,
-    /// Ledger entries removed.
-    pub(super) ledger: u64,
-    /// Reason of the last refusal.
-    pub(super) why: Option<Failed>,
-    /// Ledger entries that could not be removed.
-    pub(super) kept: Kept,
-    deadline: Option<Instant>,
-    held_at: Instant,
-    progress: Option<&'a ErasureProgress<'a>>,
-}
-
-impl Default for Turn<'_> {
-    fn default() -> Self {
-        let now = Instant::now();
-        Self {
-            done: CascadeStep::default(),
-            ledger: 0,
-            why: None,
-            kept: Kept::default(),
-            deadline: Some(now + TURN),
-            held_at: now,
-            progress: None,
-        }
-    }
-}
-
-impl<'a> Turn<'a> {
-    /// A turn without a time limit, which reports its progress.
-    pub(super) fn to_the_end(progress: &'a ErasureProgress<'a>) -> Self {
-        Self { deadline: None, progress: Some(progress), ..Self::default() }
-    }
-
-    /// Restarts the time limit: retries and searches must not use up the time of the repairs.
-    fn renew(&mut self) {
-        self.deadline = self.deadline.map(|_| Instant::now() + TURN);
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
-    }
-
-    /// Whether the time is over, and refusals took part of it: retention, which has a limit of its own, goes on otherwise.
-    pub(super) fn is_stopped_by_refusals(&self) -> bool {
-        self.done.refused > 0 && self.is_over()
-    }
-
-    pub(super) fn report(&self) {
-        if let Some(progress) = self.progress {
-            progress(ErasedCounts { rows: self.done.rows, ledger: self.ledger });
-        }
-    }
-}
+/// A turn, with the reason of a refusal as this engine knows it.
+pub(super) type Turn<'a> = rollbook_core::store::turn::Turn<'a, Failed>;
 
 /// Result of the work on an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,11 +47,11 @@ impl PostgresStore {
     /// One turn: refused rows that are due, and one parent.
     pub(super) async fn turn(&self) -> Result<CascadeStep, StoreError> {
         let entries = &self.statements.pending;
-        let mut turn = Turn::default();
+        let mut turn = Turn::new(Instant::now());
         let rows = Take { statements: entries, what: PendingWork::Row, limit: RETRIED_MAX };
         let rows = self.database.run(&rows).await?;
         self.retry(&rows, &mut turn).await?;
-        turn.renew();
+        turn.renew(Instant::now());
         let parent = Take { statements: entries, what: PendingWork::Children, limit: 1 };
         for entry in self.database.run(&parent).await? {
             self.work_off(&entry, &mut turn).await?;
@@ -116,7 +63,7 @@ impl PostgresStore {
     /// Retries refused rows, each by itself, since it is known to fail.
     pub(super) async fn retry(&self, rows: &[Entry], turn: &mut Turn<'_>) -> Result<(), StoreError> {
         for entry in rows {
-            if turn.is_over() {
+            if turn.is_over(Instant::now()) {
                 self.release(entry).await?;
                 continue;
             }
@@ -152,8 +99,8 @@ impl PostgresStore {
                 table = entry.resource.table,
                 id = entry.id,
                 error = why.text(),
-                "a row refuses what follows from its parent's deletion or from retention; it is retried by itself, \
-                 all other rows go on. Fix: the trigger, policy or constraint that refuses it, or what holds its lock"
+                "a row refuses the change that its parent's deletion or retention requires; workers retry it, and continue with \
+                 the other rows. Fix: the trigger, policy or constraint that refuses it, or the session that holds its lock"
             );
         }
         turn.done.refused += 1;
@@ -163,18 +110,18 @@ impl PostgresStore {
 
     /// Works on the entry of a parent, which is taken.
     pub(super) async fn work_off(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        turn.held_at = Instant::now();
+        turn.take(Instant::now());
         let entries = &self.statements.pending;
         let kept;
         let then = match self.children(entry, turn).await? {
             Ended::Done => return Ok(()),
             Ended::Kept => {
-                kept = turn.kept.to_string();
+                kept = turn.kept.text().unwrap_or_default();
                 tracing::warn!(
                     table = entry.resource.table,
                     id = entry.id,
                     error = kept,
-                    "ledger entries about erased subjects could not be removed; their removal is retried by itself. Fix: \
+                    "ledger entries about erased subjects could not be removed; workers retry this. Fix: \
                      the trigger or policy of the table deliveries that keeps them"
                 );
                 Then::Postpone(&kept)
@@ -185,8 +132,8 @@ impl PostgresStore {
                     table = entry.resource.table,
                     id = entry.id,
                     error = kept,
-                    "child rows of a deleted parent can't be read; the search is retried by itself, deliveries and other \
-                     parents go on. Fix: the policy or function that fails"
+                    "child rows of a deleted parent can't be read; workers retry this, and continue with deliveries \
+                     and other parents. Fix: the policy or function that fails"
                 );
                 Then::Postpone(&kept)
             }
@@ -210,7 +157,7 @@ impl PostgresStore {
             };
             if std::mem::take(&mut is_first) {
                 // However long the search took, at least one step follows.
-                turn.renew();
+                turn.renew(Instant::now());
             }
             if !in_ledger.is_empty() {
                 let ended = self.forget(&in_ledger, entry, turn).await?;
@@ -223,7 +170,7 @@ impl PostgresStore {
                 return Ok(Ended::Done);
             }
             if self.refuse_undone(entry, &wrong, &repaired, turn).await? {
-                if turn.is_over() {
+                if turn.is_over(Instant::now()) {
                     return Ok(Ended::Unfinished);
                 }
                 continue;
@@ -232,7 +179,7 @@ impl PostgresStore {
             for (number, ids) in wrong {
                 let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
                 while let Some(ids) = open.pop() {
-                    if turn.is_over() {
+                    if turn.is_over(Instant::now()) {
                         return Ok(Ended::Unfinished);
                     }
                     self.hold(entry, turn).await?;
@@ -256,7 +203,7 @@ impl PostgresStore {
         for (number, ids) in found {
             let Some(before) = repaired.get(number) else { continue };
             for id in ids.intersection(before) {
-                if is_any && turn.is_over() {
+                if is_any && turn.is_over(Instant::now()) {
                     return Ok(true);
                 }
                 is_any = true;
@@ -304,8 +251,7 @@ impl PostgresStore {
 
     /// Keeps the entry from other workers for longer.
     pub(super) async fn hold(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        if turn.held_at.elapsed() >= TAKEN_FOR / 4 {
-            turn.held_at = Instant::now();
+        if turn.must_hold(Instant::now()) {
             let statements = &self.statements.pending;
             self.database.run(&Change { statements, entry, then: Then::Hold }).await?;
         }
@@ -351,8 +297,8 @@ impl Work for Look<'_> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Found> {
         let entries = &self.statements.pending;
-        let key = || pending::key(self.entry).map_err(sqlx::Error::Encode);
-        let Some(locked) = session.fetch(&entries.lock, key()?).await?.pop() else {
+        let key = pending::key(self.entry);
+        let Some(locked) = session.fetch(&entries.lock, key.arguments()?).await?.pop() else {
             return Ok(Found::default());
         };
         let (with_survivors, forget): (bool, bool) = (locked.try_get(0)?, locked.try_get(1)?);
@@ -372,7 +318,7 @@ impl Work for Look<'_> {
             }
         }
         if found.wrong.is_empty() && found.in_ledger.is_empty() {
-            session.fetch(&entries.done, key()?).await?;
+            session.fetch(&entries.done, key.into_arguments()?).await?;
         }
         Ok(found)
     }

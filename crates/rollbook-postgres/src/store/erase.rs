@@ -3,6 +3,8 @@
 //! Each subject's tombstone is committed together with an entry about the pending work, so that workers finish the erasure of
 //! a command that was killed. The command keeps the entries to itself while it runs.
 
+use std::time::Instant;
+
 use rollbook_core::catalog::{LINKS_MAX, Resource};
 use rollbook_core::merge::FromParents;
 use rollbook_core::store::cascades::{Entry, TAKEN_FOR};
@@ -38,7 +40,7 @@ impl PostgresStore {
         progress: &ErasureProgress<'_>,
     ) -> Result<ErasedCounts, StoreError> {
         let (entries, refused) = self.bury(subjects, at).await?;
-        let mut turn = Turn::to_the_end(progress);
+        let mut turn = Turn::to_the_end(Instant::now(), progress);
         turn.done.rows = entries.len() as u64;
         turn.report();
         for entry in &entries {
@@ -76,9 +78,7 @@ impl PostgresStore {
             ));
         }
         turn.report();
-        if turn.kept.count > 0 {
-            faults.push(turn.kept.to_string());
-        }
+        faults.extend(turn.kept.text());
         if !faults.is_empty() {
             return Err(StoreError::Event(faults.join("; ")));
         }

@@ -3,6 +3,8 @@
 //! Content is erased first, so a ledger that refuses to lose entries does not keep content from being erased.
 //! Entries that refuse their removal are isolated by halving the step, as rows are, and skipped.
 
+use std::time::Instant;
+
 use rollbook_core::store::StoreError;
 use rollbook_core::store::cascades::Entry;
 
@@ -29,7 +31,7 @@ impl PostgresStore {
                 after.clone_from(last);
                 let mut open = vec![found];
                 while let Some(some) = open.pop() {
-                    if turn.is_over() {
+                    if turn.is_over(Instant::now()) {
                         // The next try begins with the same entries: it waits longer each time.
                         let is_kept = turn.kept.count > before;
                         return Ok(if is_kept { Ended::Kept } else { Ended::Unfinished });

@@ -333,14 +333,6 @@ impl Ledger for PostgresStore {
 
 #[async_trait]
 impl Erasure for PostgresStore {
-    async fn erase(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-    ) -> Result<ErasedCounts, StoreError> {
-        self.erase_in_steps(subjects, at, &|_| ()).await
-    }
-
     async fn erase_in_steps(
         &self,
         subjects: &[(&'static Resource, String)],

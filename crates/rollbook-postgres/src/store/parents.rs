@@ -18,6 +18,7 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::attempt::run_deferred;
 use super::sql::{Statements, number_of};
+use super::values::Values;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::{Time, number};
@@ -175,16 +176,14 @@ impl Work for Repair<'_> {
             let Some(dependents) = &table.dependents else { continue };
             let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
             for ids in ids.chunks(BATCH_MAX) {
-                let mut arguments = PgArguments::default();
-                arguments.add(ids).map_err(sqlx::Error::Encode)?;
-                let locked = session.fetch(&table.lock, arguments.clone()).await?.len();
-                let mut values = arguments.clone();
-                values.add(Time(self.now)).map_err(sqlx::Error::Encode)?;
-                let rows = session.fetch(&dependents.repair, values).await?.len();
+                let these = Values::default().with(ids);
+                let locked = session.fetch(&table.lock, these.arguments()?).await?.len();
+                let repaired = these.clone().with(Time(self.now)).into_arguments()?;
+                let rows = session.fetch(&dependents.repair, repaired).await?.len();
                 changed += rows as u64;
                 // A trigger may have prevented or undone the change, a deferred one too.
                 run_deferred(session).await?;
-                if !session.fetch(&dependents.still_stale, arguments).await?.is_empty() {
+                if !session.fetch(&dependents.still_stale, these.into_arguments()?).await?.is_empty() {
                     return Err(NotKept::of(ids.len(), locked, rows).into());
                 }
             }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use rollbook_core::catalog::find_resource;
 use rollbook_core::store::cascades::{BACKOFF, BACKOFF_MAX, DOUBLINGS_MAX, Entry, TAKEN_FOR};
 use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
-use sqlx::error::BoxDynError;
+use sqlx::Row as _;
 use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::{Arguments as _, Row as _};
 
+use super::values::Values;
 use crate::fault::Unreadable;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time, count, span};
@@ -128,13 +128,9 @@ impl Statements {
     }
 }
 
-/// Adds the key of an entry to the values of a statement.
-pub(super) fn key(entry: &Entry) -> Result<PgArguments, BoxDynError> {
-    let mut arguments = PgArguments::default();
-    arguments.add(entry.resource.table)?;
-    arguments.add(entry.id.as_str())?;
-    arguments.add(entry.what.as_str())?;
-    Ok(arguments)
+/// Returns the key of an entry, as values of a statement.
+pub(super) fn key(entry: &Entry) -> Values {
+    Values::default().with(entry.resource.table).with(entry.id.as_str()).with(entry.what.as_str())
 }
 
 /// Reads an entry from its first six columns; `None` for a kind that only a newer Rollbook knows.
@@ -156,24 +152,23 @@ pub(super) async fn note(
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let mut arguments = PgArguments::default();
-    let mut add = || -> Result<(), BoxDynError> {
-        let parent = |entry: &Entry| entry.parent.clone();
-        arguments.add(entries.iter().map(|entry| entry.resource.table).collect::<Vec<&str>>())?;
-        arguments.add(entries.iter().map(|entry| entry.id.as_str()).collect::<Vec<&str>>())?;
-        arguments.add(entries.iter().map(|entry| entry.what.as_str()).collect::<Vec<&str>>())?;
-        let tables = entries.iter().map(|entry| parent(entry).map(|(resource, _)| resource.table));
-        arguments.add(tables.collect::<Vec<Option<&str>>>())?;
-        arguments.add(
-            entries.iter().map(|entry| parent(entry).map(|(_, id)| id)).collect::<Vec<Option<String>>>(),
-        )?;
-        arguments.add(entries.iter().map(|entry| entry.survivors).collect::<Vec<bool>>())?;
-        arguments.add(entries.iter().map(|entry| entry.forget).collect::<Vec<bool>>())?;
-        arguments.add(millis(after))
-    };
-    add().map_err(sqlx::Error::Encode)?;
-    let rows = session.fetch(&statements.note, arguments).await?;
+    let parents = || entries.iter().map(|entry| entry.parent.as_ref());
+    let values = keys(entries.iter())
+        .with_all(parents().map(|parent| parent.map(|(resource, _)| resource.table)))
+        .with_all(parents().map(|parent| parent.map(|(_, id)| id.as_str())))
+        .with_all(entries.iter().map(|entry| entry.survivors))
+        .with_all(entries.iter().map(|entry| entry.forget))
+        .with(millis(after));
+    let rows = session.fetch(&statements.note, values.into_arguments()?).await?;
     rows.iter().filter_map(|row| entry(row).transpose()).collect()
+}
+
+/// Returns the keys of entries, as three arrays.
+fn keys<'a>(entries: impl Iterator<Item = &'a Entry> + Clone) -> Values {
+    Values::default()
+        .with_all(entries.clone().map(|entry| entry.resource.table))
+        .with_all(entries.clone().map(|entry| entry.id.as_str()))
+        .with_all(entries.map(|entry| entry.what.as_str()))
 }
 
 fn millis(span: Duration) -> i64 {
@@ -186,13 +181,10 @@ pub(super) async fn forget_rows(
     session: &mut Session<'_>,
     parents: &[Entry],
 ) -> sqlx::Result<()> {
-    let mut arguments = PgArguments::default();
-    let mut add = || -> Result<(), BoxDynError> {
-        arguments.add(parents.iter().map(|entry| entry.resource.table).collect::<Vec<&str>>())?;
-        arguments.add(parents.iter().map(|entry| entry.id.as_str()).collect::<Vec<&str>>())
-    };
-    add().map_err(sqlx::Error::Encode)?;
-    session.fetch(&statements.forget_rows, arguments).await.map(drop)
+    let values = Values::default()
+        .with_all(parents.iter().map(|entry| entry.resource.table))
+        .with_all(parents.iter().map(|entry| entry.id.as_str()));
+    session.fetch(&statements.forget_rows, values.into_arguments()?).await.map(drop)
 }
 
 /// [`note`] in a transaction of its own. The entries are due at once.
@@ -220,11 +212,9 @@ impl Work for Take<'_> {
     type Output = Vec<Entry>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Entry>> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.what.as_str()).map_err(sqlx::Error::Encode)?;
-        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-        arguments.add(millis(TAKEN_FOR)).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(&self.statements.take, arguments).await?;
+        let values =
+            Values::default().with(self.what.as_str()).with_limit(self.limit).with(millis(TAKEN_FOR));
+        let rows = session.fetch(&self.statements.take, values.into_arguments()?).await?;
         rows.iter().filter_map(|row| entry(row).transpose()).collect()
     }
 }
@@ -252,26 +242,18 @@ impl Work for Change<'_> {
     type Output = ();
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        let mut arguments = key(self.entry).map_err(sqlx::Error::Encode)?;
-        let sql = match self.then {
-            Then::Release | Then::Hold => {
-                let wait = if matches!(self.then, Then::Hold) { TAKEN_FOR } else { Duration::ZERO };
-                arguments.add(millis(wait)).map_err(sqlx::Error::Encode)?;
-                &self.statements.hold
-            }
-            Then::Postpone(why) => {
-                arguments.add(why).map_err(sqlx::Error::Encode)?;
-                &self.statements.postpone
-            }
+        let (key, statements) = (key(self.entry), self.statements);
+        let (sql, values) = match self.then {
+            Then::Release => (&statements.hold, key.with(millis(Duration::ZERO))),
+            Then::Hold => (&statements.hold, key.with(millis(TAKEN_FOR))),
+            Then::Postpone(why) => (&statements.postpone, key.with(why)),
             Then::Refuse(why) => {
                 let parent = self.entry.parent.as_ref();
-                arguments.add(parent.map(|(resource, _)| resource.table)).map_err(sqlx::Error::Encode)?;
-                arguments.add(parent.map(|(_, id)| id.as_str())).map_err(sqlx::Error::Encode)?;
-                arguments.add(why).map_err(sqlx::Error::Encode)?;
-                &self.statements.refuse
+                let key = key.with(parent.map(|(resource, _)| resource.table));
+                (&statements.refuse, key.with(parent.map(|(_, id)| id.as_str())).with(why))
             }
         };
-        session.fetch(sql, arguments).await.map(drop)
+        session.fetch(sql, values.into_arguments()?).await.map(drop)
     }
 }
 
@@ -281,15 +263,8 @@ pub(super) async fn remove<'a>(
     session: &mut Session<'_>,
     entries: impl Iterator<Item = &'a Entry> + Clone,
 ) -> sqlx::Result<()> {
-    let mut arguments = PgArguments::default();
-    let mut add = || -> Result<(), BoxDynError> {
-        arguments.add(entries.clone().map(|entry| entry.resource.table).collect::<Vec<&str>>())?;
-        arguments.add(entries.clone().map(|entry| entry.id.as_str()).collect::<Vec<&str>>())?;
-        arguments.add(entries.clone().map(|entry| entry.what.as_str()).collect::<Vec<&str>>())?;
-        arguments.add(entries.clone().map(|entry| entry.revision).collect::<Vec<i64>>())
-    };
-    add().map_err(sqlx::Error::Encode)?;
-    session.fetch(&statements.remove, arguments).await.map(drop)
+    let values = keys(entries.clone()).with_all(entries.map(|entry| entry.revision));
+    session.fetch(&statements.remove, values.into_arguments()?).await.map(drop)
 }
 
 /// Counts the entries.
@@ -324,12 +299,11 @@ impl Work for List<'_> {
     type Output = PendingCascades;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<PendingCascades> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.about).map_err(sqlx::Error::Encode)?;
-        let counted = session.fetch(&self.statements.count, arguments.clone()).await?;
+        let values = Values::default().with(self.about);
+        let counted = session.fetch(&self.statements.count, values.arguments()?).await?;
         let counted = counted.first().ok_or(sqlx::Error::RowNotFound)?;
-        arguments.add(i64::try_from(self.limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(&self.statements.list, arguments).await?;
+        let values = values.with_limit(self.limit);
+        let rows = session.fetch(&self.statements.list, values.into_arguments()?).await?;
         let listed = rows.iter().map(pending).collect::<sqlx::Result<_>>()?;
         Ok(PendingCascades { parents: count(counted, 0)?, rows: count(counted, 1)?, listed })
     }

@@ -5,14 +5,14 @@
 //! workers. A repair that has read the row as deleted may still be under way. It holds the locks of the child rows that it is
 //! about to write, so every child row is locked and compared anew, not only those that show the deletion already.
 
+use std::time::Instant;
+
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::merge::SubjectState;
 use rollbook_core::store::cascades::{Entry, FOUND_MAX, TAKEN_FOR};
 use rollbook_core::store::{PendingWork, Reset, StoreError};
 use rollbook_core::table_layout::{RESET_BY, content_columns, links_column};
 use rollbook_core::time::Timestamp;
-use sqlx::Arguments as _;
-use sqlx::postgres::PgArguments;
 
 use super::PostgresStore;
 use super::attempt::run_deferred;
@@ -22,6 +22,7 @@ use super::known::{self, Asked};
 use super::parents::{Ids, Parents, Rows};
 use super::pending;
 use super::sql::{Statements, number_of};
+use super::values::Values;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
@@ -39,7 +40,7 @@ impl PostgresStore {
         let Some((floor, noted)) = self.steps().attempt(1, &resetting).await?? else {
             return Ok(Reset::Changed);
         };
-        let mut turn = Turn::default();
+        let mut turn = Turn::new(Instant::now());
         let (own, of_children): (Vec<Entry>, Vec<Entry>) =
             noted.into_iter().partition(|entry| entry.what == PendingWork::Row);
         self.retry(&own, &mut turn).await?;
@@ -47,7 +48,7 @@ impl PostgresStore {
             self.revive_children(entry, &mut turn).await?;
             self.work_off(entry, &mut turn).await?;
         }
-        if turn.is_over() {
+        if turn.is_over(Instant::now()) {
             self.left.notify_one();
         }
         Ok(Reset::Done(floor))
@@ -59,7 +60,7 @@ impl PostgresStore {
         for (number, ids) in children {
             let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
             while let Some(ids) = open.pop() {
-                if turn.is_over() {
+                if turn.is_over(Instant::now()) {
                     return Ok(());
                 }
                 self.hold(entry, turn).await?;
@@ -104,9 +105,8 @@ impl Work for Resetting<'_> {
     type Output = Option<(Timestamp, Vec<Entry>)>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Self::Output> {
-        let mut locked = PgArguments::default();
-        locked.add(vec![self.id]).map_err(sqlx::Error::Encode)?;
-        session.fetch(&self.statements.of(self.resource).lock, locked).await?;
+        let locked = Values::default().with(vec![self.id]);
+        session.fetch(&self.statements.of(self.resource).lock, locked.into_arguments()?).await?;
         let state = self.expected.reset();
         let stored = self.stored(session).await?;
         let Some(stored) = stored.filter(|stored| stored == self.expected || *stored == state) else {
@@ -117,15 +117,11 @@ impl Work for Resetting<'_> {
             return Ok(Some((floor, Vec::new())));
         }
         if state != stored {
-            let mut values = PgArguments::default();
-            let mut add = || {
-                values.add(self.id)?;
-                values.add(Time(self.now))?;
-                values.add(state.floor)?;
-                if self.resource.links.is_empty() { Ok(()) } else { values.add(state.links.to_column()) }
-            };
-            add().map_err(sqlx::Error::Encode)?;
-            if session.fetch(self.sql, values).await?.is_empty() {
+            let mut values = Values::default().with(self.id).with(Time(self.now)).with(state.floor);
+            if !self.resource.links.is_empty() {
+                values = values.with(state.links.to_column());
+            }
+            if session.fetch(self.sql, values.into_arguments()?).await?.is_empty() {
                 return Err(NotKept::Skipped.into());
             }
             run_deferred(session).await?;

@@ -4,11 +4,11 @@
 use rollbook_core::catalog::Resource;
 use rollbook_core::pace::Pace;
 use rollbook_core::store::{ReadProgress, StoreError};
-use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, Row as _};
+use sqlx::Row as _;
 
 use super::PostgresStore;
 use super::attempt::Failed;
+use super::values::Values;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, count};
 
@@ -95,11 +95,8 @@ impl Work for Step<'_> {
     type Output = Page;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Page> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.after).map_err(sqlx::Error::Encode)?;
-        arguments.add(i64::try_from(self.size).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-        arguments.add(self.patterns).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(self.sql, arguments).await?;
+        let values = Values::default().with(self.after).with_limit(self.size).with(self.patterns);
+        let rows = session.fetch(self.sql, values.into_arguments()?).await?;
         let Some(row) = rows.first() else { return Ok(Page { last: None, ids: Vec::new(), rows: 0 }) };
         let rows = count(row, 2)?;
         Ok(Page { last: row.try_get(0)?, ids: row.try_get(1)?, rows })

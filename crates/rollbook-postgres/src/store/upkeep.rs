@@ -5,33 +5,31 @@
 //! in the same transaction, for its child rows, so that a crash right after it loses nothing.
 
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::store::cascades::{Entry, RETRIED_MAX};
+use rollbook_core::store::turn::Kept;
 use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
 use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
+use sqlx::Row as _;
 use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, Row as _};
 
 use super::PostgresStore;
 use super::attempt::{Failed, run_deferred};
 use super::cascade::{LOOK_MAX, Removing, Turn};
-use super::entries::{Kept, Old};
+use super::entries::Old;
 use super::parents::{BATCH_MAX, FindStale, Parents, Repair};
 use super::pending::{self, Take};
 use super::sql::{Statements, number_of};
+use super::values::Values;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
 
 /// Maximum rows that are read at once.
 const PAGE_MAX: usize = 1000;
-
-fn limit(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
 
 fn fits(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
@@ -49,9 +47,9 @@ impl PostgresStore {
     /// Removes old ledger entries. Those that can't be removed are passed and stay until a later round.
     async fn prune(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.ledger_before else { return Ok(0) };
-        let mut turn = Turn::default();
+        let mut turn = Turn::new(Instant::now());
         // What is kept takes time and does not count: otherwise a few entries in each page would slow down all others.
-        while fits(turn.ledger) < due.limit && !(turn.kept.count > 0 && turn.is_over()) {
+        while fits(turn.ledger) < due.limit && !(turn.kept.count > 0 && turn.is_over(Instant::now())) {
             let (from, except) = self.ledger_sweep().next(self.clock.now());
             let limit = PAGE_MAX.min(due.limit - fits(turn.ledger));
             let old = Old { statements: &self.statements, before, from, except, limit };
@@ -73,7 +71,7 @@ impl PostgresStore {
                 count,
                 example,
                 error = why,
-                "old ledger entries can't be removed; all others are, and these are tried again in some hours and after a \
+                "old ledger entries can't be removed; all others are, and these are tried again in a few hours and after a \
                  restart. Fix: the trigger, policy or foreign key of the table deliveries that keeps them"
             );
         }
@@ -89,7 +87,7 @@ impl PostgresStore {
             self.database.run(&ForgetContent { statements: &self.statements }).await?;
             return Ok(0);
         };
-        let mut turn = Turn::default();
+        let mut turn = Turn::new(Instant::now());
         let mut erased = self.erase_again(before, &mut turn).await?;
         self.sweep().begin(self.clock.now(), before);
         while fits(erased) < due.limit {
@@ -99,7 +97,7 @@ impl PostgresStore {
             let rows = self.steps().long(LOOK_MAX, &page).await?;
             let ids = rows.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
             erased += self.erase_rows(resource, ids, before, &mut turn).await?;
-            if turn.is_stopped_by_refusals() {
+            if turn.is_stopped_by_refusals(Instant::now()) {
                 // These are recorded: the next round goes on after them.
                 break;
             }
@@ -119,7 +117,7 @@ impl PostgresStore {
         let take = Take { statements: entries, what: PendingWork::Content, limit: RETRIED_MAX };
         let mut erased = 0;
         for entry in self.database.run(&take).await? {
-            if turn.is_over() {
+            if turn.is_over(Instant::now()) {
                 self.release(&entry).await?;
                 continue;
             }
@@ -145,7 +143,7 @@ impl PostgresStore {
         let mut erased = 0;
         let mut open = vec![ids];
         while let Some(mut ids) = open.pop() {
-            if turn.is_stopped_by_refusals() {
+            if turn.is_stopped_by_refusals(Instant::now()) {
                 break;
             }
             let size = self.pace.size();
@@ -232,14 +230,15 @@ impl Work for Page<'_> {
     type Output = Vec<Deleted>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Deleted>> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.from.moment()).map_err(sqlx::Error::Encode)?;
-        arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
-        arguments.add(self.from.id.as_str()).map_err(sqlx::Error::Encode)?;
-        arguments.add(limit(self.limit)).map_err(sqlx::Error::Encode)?;
+        let values = Values::default()
+            .with(self.from.moment())
+            .with(Time(self.before))
+            .with(self.from.id.as_str())
+            .with_limit(self.limit);
         // In the order of the index, a page at a time: a sort would read all due rows for each page.
         session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
-        let rows = session.fetch(&self.statements.of(self.resource).deleted, arguments).await?;
+        let rows =
+            session.fetch(&self.statements.of(self.resource).deleted, values.into_arguments()?).await?;
         let deleted = |row: &sqlx::postgres::PgRow| {
             let Time(deleted_at) = row.try_get(1)?;
             let cursor = Cursor { deleted_at, exact: Some(row.try_get(3)?), id: row.try_get(0)? };
@@ -272,14 +271,12 @@ impl Work for EraseContent<'_> {
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Erased> {
         let number = number_of(self.resource);
         let table = self.statements.of(self.resource);
-        let mut arguments = PgArguments::default();
-        let ids: Vec<&str> = self.ids.iter().map(String::as_str).collect();
-        arguments.add(ids).map_err(sqlx::Error::Encode)?;
-        let locked = session.fetch(&table.lock, arguments.clone()).await?.len();
-        arguments.add(Time(self.before)).map_err(sqlx::Error::Encode)?;
-        let rows = session.fetch(&table.erase_content, arguments.clone()).await?;
+        let ids = Values::default().with(self.ids);
+        let locked = session.fetch(&table.lock, ids.arguments()?).await?.len();
+        let due = ids.with(Time(self.before));
+        let rows = session.fetch(&table.erase_content, due.arguments()?).await?;
         run_deferred(session).await?;
-        if !session.fetch(&table.still_due, arguments).await?.is_empty() {
+        if !session.fetch(&table.still_due, due.into_arguments()?).await?.is_empty() {
             return Err(NotKept::of(self.ids.len(), locked, rows.len()).into());
         }
         let count = rows.len() as u64;

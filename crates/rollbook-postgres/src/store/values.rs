@@ -4,7 +4,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Encode, Postgres, Type};
 
 /// Values of a statement.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Values {
     arguments: PgArguments,
     refused: Option<String>,
@@ -18,18 +18,34 @@ impl Values {
         self
     }
 
+    /// Adds an array.
+    pub(super) fn with_all<'v, T>(self, values: impl IntoIterator<Item = T>) -> Self
+    where
+        Vec<T>: Encode<'v, Postgres> + Type<Postgres>,
+    {
+        self.with(values.into_iter().collect::<Vec<T>>())
+    }
+
     pub(super) fn with_limit(self, limit: usize) -> Self {
         self.with(i64::try_from(limit).unwrap_or(i64::MAX))
+    }
+
+    /// Returns the values as arguments, for a statement that may run again.
+    ///
+    /// # Errors
+    /// One of them could not be encoded.
+    pub(super) fn arguments(&self) -> sqlx::Result<PgArguments> {
+        self.clone().into_arguments()
     }
 
     /// Returns the values as arguments.
     ///
     /// # Errors
     /// One of them could not be encoded.
-    pub(super) fn arguments(&self) -> sqlx::Result<PgArguments> {
-        match &self.refused {
-            Some(error) => Err(sqlx::Error::Encode(error.as_str().into())),
-            None => Ok(self.arguments.clone()),
+    pub(super) fn into_arguments(self) -> sqlx::Result<PgArguments> {
+        match self.refused {
+            Some(error) => Err(sqlx::Error::Encode(error.into())),
+            None => Ok(self.arguments),
         }
     }
 }

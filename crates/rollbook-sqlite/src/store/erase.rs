@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rollbook_core::catalog::{LINKS_MAX, RESOURCES, Resource};
 use rollbook_core::store::cascades::{Entry, TAKEN_FOR};
@@ -39,7 +40,7 @@ impl SqliteStore {
         progress: &ErasureProgress<'_>,
     ) -> Result<ErasedCounts, StoreError> {
         let (entries, mut refused) = self.bury(subjects, at).await?;
-        let mut turn = Turn::to_the_end(progress);
+        let mut turn = Turn::to_the_end(Instant::now(), progress);
         turn.done.rows = entries.len() as u64;
         turn.report();
         let mut done = Vec::new();
@@ -52,12 +53,9 @@ impl SqliteStore {
             }
         }
         // One walk over the ledger for all subjects, also for those with refused rows: nothing needs their ledger entries.
-        let kept = self.forget(&entries, &mut turn).await?;
+        self.forget(&entries, &mut turn).await?;
         for entry in &done {
-            match &kept {
-                None => self.finish(entry).await?,
-                Some(kept) => self.postpone(entry, &kept.to_string()).await?,
-            }
+            self.conclude(entry, &turn).await?;
         }
         let known: BTreeSet<&str> = refused.iter().map(|(id, _)| id.as_str()).collect();
         let buried: Vec<Subject> =
@@ -78,7 +76,7 @@ impl SqliteStore {
                 named.join(", ")
             ));
         }
-        faults.extend(kept.map(|kept| kept.to_string()));
+        faults.extend(turn.kept.text());
         if !faults.is_empty() {
             return Err(StoreError::Event(faults.join("; ")));
         }

@@ -3,7 +3,6 @@
 //! The reading connection scans the ledger once for each [`FOUND_MAX`] subjects, so that no delivery waits
 //! for the scan. Entries that it finds are removed in steps.
 
-use std::fmt;
 use std::sync::Arc;
 
 use rollbook_core::store::StoreError;
@@ -18,29 +17,9 @@ use super::tables::Tables;
 /// Maximum entries that one scan returns.
 const LINES_MAX: usize = 10_000;
 
-/// Ledger entries that could not be removed.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    pub(super) count: u64,
-    pub(super) example: String,
-    pub(super) why: String,
-}
-
-impl fmt::Display for Kept {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, example, why } = self;
-        write!(f, "{count} ledger entries (table deliveries) about them stay, such as {example}: {why}")
-    }
-}
-
 impl SqliteStore {
-    /// Removes the ledger entries about these parents and all their rows. Returns the entries that could not be removed.
-    pub(super) async fn forget(
-        &self,
-        entries: &[Entry],
-        turn: &mut Turn<'_>,
-    ) -> Result<Option<Kept>, StoreError> {
-        let mut kept = Kept::default();
+    /// Removes the ledger entries about these parents and all their rows.
+    pub(super) async fn forget(&self, entries: &[Entry], turn: &mut Turn<'_>) -> Result<(), StoreError> {
         let mut ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
         for entry in entries {
             for number in 0..self.statements.dependents(entry.resource, true).count() {
@@ -52,13 +31,12 @@ impl SqliteStore {
                     }
                     ids.extend(page);
                     if ids.len() >= FOUND_MAX {
-                        self.forget_ids(&std::mem::take(&mut ids), entries, &mut kept, turn).await?;
+                        self.forget_ids(&std::mem::take(&mut ids), entries, turn).await?;
                     }
                 }
             }
         }
-        self.forget_ids(&ids, entries, &mut kept, turn).await?;
-        Ok((kept.count > 0).then_some(kept))
+        self.forget_ids(&ids, entries, turn).await
     }
 
     /// Returns the ids of child rows of a parent by one link, after an id.
@@ -79,7 +57,6 @@ impl SqliteStore {
         &self,
         ids: &[String],
         entries: &[Entry],
-        kept: &mut Kept,
         turn: &mut Turn<'_>,
     ) -> Result<(), StoreError> {
         if ids.is_empty() {
@@ -99,20 +76,18 @@ impl SqliteStore {
                 for entry in entries {
                     self.hold(entry, turn).await?;
                 }
-                self.remove_entries(some, &mut open, kept, turn).await?;
+                self.remove_entries(some, &mut open, turn).await?;
                 turn.report();
             }
         }
     }
 
-    /// Does one step: removes as many of these entries as the pace permits. The rest, and entries to retry in
-    /// smaller steps,
-    /// go to `open`.
+    /// Does one step: removes as many of these entries as the pace permits. The rest, and entries to retry in smaller
+    /// steps, go to `open`.
     pub(super) async fn remove_entries(
         &self,
         mut some: Vec<String>,
         open: &mut Vec<Vec<String>>,
-        kept: &mut Kept,
         turn: &mut Turn<'_>,
     ) -> Result<(), StoreError> {
         let size = self.ledger_pace.size();
@@ -125,24 +100,15 @@ impl SqliteStore {
             Ok((gone, None)) => turn.ledger += gone,
             Ok((gone, Some((count, example)))) => {
                 turn.ledger += gone;
-                kept.add(count, example, "a trigger of the table keeps the entry".to_owned());
+                turn.kept.add(count, example, "a trigger of the table keeps the entry");
             }
             Err(_) if some.len() > 1 => {
                 let later = some.split_off(some.len() / 2);
                 open.extend([later, some]);
             }
-            Err(why) => kept.add(1, some.swap_remove(0), why),
+            Err(why) => turn.kept.add(1, some.swap_remove(0), &why),
         }
         Ok(())
-    }
-}
-
-impl Kept {
-    fn add(&mut self, count: u64, example: String, why: String) {
-        if self.count == 0 {
-            (self.example, self.why) = (example, why);
-        }
-        self.count += count;
     }
 }
 

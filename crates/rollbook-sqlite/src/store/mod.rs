@@ -290,14 +290,6 @@ impl Ledger for SqliteStore {
 
 #[async_trait]
 impl Erasure for SqliteStore {
-    async fn erase(
-        &self,
-        subjects: &[(&'static Resource, String)],
-        at: Timestamp,
-    ) -> Result<ErasedCounts, StoreError> {
-        self.erase_in_steps(subjects, at, &|_| ()).await
-    }
-
     async fn erase_in_steps(
         &self,
         subjects: &[(&'static Resource, String)],

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::store::cascades::{Entry, RETRIED_MAX};
+use rollbook_core::store::turn::Kept;
 use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 
-use super::ledger_erasure::Kept;
 use super::pending;
 use super::steps::Turn;
 use super::tables::Tables;
@@ -32,10 +32,10 @@ impl SqliteStore {
     /// Removes old ledger entries. Those that can't be removed are passed and stay until a later round.
     async fn prune(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.ledger_before else { return Ok(0) };
-        let (mut turn, mut kept) = (Turn::default(), Kept::default());
+        let mut turn = Turn::new(Instant::now());
         // What is kept takes time and does not count: otherwise a few entries in each page would slow down all others.
         let left = |gone: u64| due.limit.saturating_sub(usize::try_from(gone).unwrap_or(usize::MAX));
-        while left(turn.ledger) > 0 && !(kept.count > 0 && turn.is_over()) {
+        while left(turn.ledger) > 0 && !(turn.kept.count > 0 && turn.is_over(Instant::now())) {
             let limit = PAGE_MAX.min(left(turn.ledger));
             let (from, except) = self.ledger_sweep().next(self.clock.now());
             let except = serde_json::Value::from(except).to_string();
@@ -48,20 +48,20 @@ impl SqliteStore {
                 self.ledger_sweep().end();
                 break;
             }
-            let kept_before = kept.count;
+            let kept = turn.kept.count;
             let mut open = vec![page.iter().map(|(_, id)| id.clone()).collect()];
             while let Some(some) = open.pop() {
-                self.remove_entries(some, &mut open, &mut kept, &mut turn).await?;
+                self.remove_entries(some, &mut open, &mut turn).await?;
             }
-            self.ledger_sweep().pass(page, kept.count > kept_before);
+            self.ledger_sweep().pass(page, turn.kept.count > kept);
         }
-        if kept.count > 0 {
-            let Kept { count, example, why } = &kept;
+        if turn.kept.count > 0 {
+            let Kept { count, example, why } = &turn.kept;
             tracing::warn!(
                 count,
                 example,
                 error = why,
-                "old ledger entries can't be removed; all others are, and these are tried again in some hours and after a \
+                "old ledger entries can't be removed; all others are, and these are tried again in a few hours and after a \
                  restart. Fix: the trigger or foreign key of the table deliveries that keeps them"
             );
         }
@@ -78,7 +78,7 @@ impl SqliteStore {
             self.database.run(pending::forget_content).await?;
             return Ok(0);
         };
-        let mut turn = Turn::default();
+        let mut turn = Turn::new(Instant::now());
         let mut erased = self.erase_again(&mut turn).await?;
         self.sweep().begin(self.clock.now(), before);
         loop {
@@ -92,7 +92,7 @@ impl SqliteStore {
             let page = page.await?;
             let ids = page.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
             erased += self.erase_rows(resource, ids, &mut turn).await?;
-            if turn.is_stopped_by_refusals() {
+            if turn.is_stopped_by_refusals(Instant::now()) {
                 // These are recorded: the next call goes on after them.
                 return Ok(erased);
             }
@@ -109,7 +109,7 @@ impl SqliteStore {
     async fn erase_again(&self, turn: &mut Turn<'_>) -> Result<u64, StoreError> {
         let mut erased = 0;
         for entry in self.take(PendingWork::Content, RETRIED_MAX).await? {
-            if turn.is_over() {
+            if turn.is_over(Instant::now()) {
                 self.release(&entry).await?;
                 continue;
             }
@@ -138,7 +138,7 @@ impl SqliteStore {
         let mut erased = 0;
         let mut open = vec![ids];
         while let Some(mut ids) = open.pop() {
-            if turn.is_stopped_by_refusals() {
+            if turn.is_stopped_by_refusals(Instant::now()) {
                 break;
             }
             let size = self.pace.size();

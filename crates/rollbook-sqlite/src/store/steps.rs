@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::pace::Pace;
-use rollbook_core::store::cascades::{Entry, FOUND_MAX, LOGGED_MAX, RETRIED_MAX, TAKEN_FOR, TURN};
-use rollbook_core::store::{CascadeStep, ErasedCounts, ErasureProgress, PendingWork, StoreError};
+use rollbook_core::store::cascades::{Entry, FOUND_MAX, LOGGED_MAX, RETRIED_MAX, TAKEN_FOR};
+use rollbook_core::store::{CascadeStep, PendingWork, StoreError};
 use rusqlite::Connection;
 
 use super::SqliteStore;
@@ -32,58 +32,8 @@ const PAUSE_AFTER_STEP: Duration = Duration::from_millis(5);
 /// Rows by their tables.
 type Found = Vec<(&'static Resource, Vec<String>)>;
 
-/// Progress of a turn, and the time at which it ends.
-pub(super) struct Turn<'a> {
-    pub(super) done: CascadeStep,
-    /// Ledger entries removed.
-    pub(super) ledger: u64,
-    /// Reason of the last refusal.
-    pub(super) why: Option<String>,
-    deadline: Option<Instant>,
-    held_at: Instant,
-    progress: Option<&'a ErasureProgress<'a>>,
-}
-
-impl Default for Turn<'_> {
-    fn default() -> Self {
-        let now = Instant::now();
-        Self {
-            done: CascadeStep::default(),
-            ledger: 0,
-            why: None,
-            deadline: Some(now + TURN),
-            held_at: now,
-            progress: None,
-        }
-    }
-}
-
-impl<'a> Turn<'a> {
-    /// A turn without a time limit, which reports its progress.
-    pub(super) fn to_the_end(progress: &'a ErasureProgress<'a>) -> Self {
-        Self { deadline: None, progress: Some(progress), ..Self::default() }
-    }
-
-    /// Restarts the time limit: retries and searches must not use up the time of the repairs.
-    fn renew(&mut self) {
-        self.deadline = self.deadline.map(|_| Instant::now() + TURN);
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
-    }
-
-    /// Whether the time is over, and refusals took part of it: retention, which has a limit of its own, goes on otherwise.
-    pub(super) fn is_stopped_by_refusals(&self) -> bool {
-        self.done.refused > 0 && self.is_over()
-    }
-
-    pub(super) fn report(&self) {
-        if let Some(progress) = self.progress {
-            progress(ErasedCounts { rows: self.done.rows, ledger: self.ledger });
-        }
-    }
-}
+/// A turn, with texts as reasons of refusals.
+pub(super) type Turn<'a> = rollbook_core::store::turn::Turn<'a, String>;
 
 /// Result of the work on the rows of a parent.
 pub(super) enum Ended {
@@ -102,11 +52,11 @@ impl SqliteStore {
         if left.due_in != Some(Duration::ZERO) {
             return Ok(left);
         }
-        let mut turn = Turn::default();
+        let mut turn = Turn::new(Instant::now());
         for entry in self.take(PendingWork::Row, RETRIED_MAX).await? {
             self.retry(&entry, &mut turn).await?;
         }
-        turn.renew();
+        turn.renew(Instant::now());
         for entry in self.take(PendingWork::Children, 1).await? {
             self.work_off(&entry, &mut turn).await?;
         }
@@ -125,7 +75,7 @@ impl SqliteStore {
 
     /// Retries a refused row.
     async fn retry(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        if turn.is_over() {
+        if turn.is_over(Instant::now()) {
             return self.release(entry).await;
         }
         let again = entry.clone();
@@ -180,10 +130,9 @@ impl SqliteStore {
 
     /// Keeps the entry from other workers for longer.
     pub(super) async fn hold(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        if turn.held_at.elapsed() < TAKEN_FOR / 4 {
+        if !turn.must_hold(Instant::now()) {
             return Ok(());
         }
-        turn.held_at = Instant::now();
         let (entry, until) = (entry.clone(), self.clock.now().plus(TAKEN_FOR));
         Ok(self.database.run(move |connection| pending::hold(connection, &entry, until)).await?)
     }
@@ -201,8 +150,8 @@ impl SqliteStore {
                 table = entry.resource.table,
                 id = entry.id,
                 error = why,
-                "a row refuses what follows from its parent's deletion or from retention; it is retried by itself, \
-                 all other rows go on. Fix: the trigger or constraint that refuses it"
+                "a row refuses the change that its parent's deletion or retention requires; workers retry it, and continue with \
+                 the other rows. Fix: the trigger or constraint that refuses it"
             );
         }
         turn.done.refused += 1;
@@ -218,23 +167,29 @@ impl SqliteStore {
 
     /// Works on the entry of a parent, which is taken.
     async fn work_off(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        turn.held_at = Instant::now();
+        turn.take(Instant::now());
         match self.children(entry, turn).await? {
             Ended::Gone => Ok(()),
             Ended::Unfinished => self.release(entry).await,
             Ended::Done(entry) => {
-                if entry.forget
-                    && let Some(kept) = self.forget(std::slice::from_ref(&entry), turn).await?
-                {
-                    return self.postpone(&entry, &kept.to_string()).await;
+                if entry.forget {
+                    self.forget(std::slice::from_ref(&entry), turn).await?;
                 }
-                self.finish(&entry).await
+                self.conclude(&entry, turn).await
             }
         }
     }
 
+    /// Removes an entry with all its rows repaired or recorded, or postpones it: ledger entries could not be removed.
+    pub(super) async fn conclude(&self, entry: &Entry, turn: &Turn<'_>) -> Result<(), StoreError> {
+        match turn.kept.text() {
+            None => self.finish(entry).await,
+            Some(kept) => self.postpone(entry, &kept).await,
+        }
+    }
+
     /// Removes an entry of which nothing is left. If the parent was recorded anew meanwhile, the entry is due.
-    pub(super) async fn finish(&self, entry: &Entry) -> Result<(), StoreError> {
+    async fn finish(&self, entry: &Entry) -> Result<(), StoreError> {
         let (entry, now) = (entry.clone(), self.clock.now());
         let remove = move |connection: &Connection| {
             if pending::remove(connection, &entry)? { Ok(()) } else { pending::hold(connection, &entry, now) }
@@ -254,7 +209,7 @@ impl SqliteStore {
             let Some((now, found)) = looked else { return Ok(Ended::Gone) };
             if std::mem::take(&mut is_first) {
                 // However long the search took, at least one step follows.
-                turn.renew();
+                turn.renew(Instant::now());
             }
             if found.is_empty() {
                 return Ok(Ended::Done(now));
@@ -262,7 +217,7 @@ impl SqliteStore {
             let (undone, found) = split(found, &repaired);
             for (number, (resource, id)) in undone.into_iter().enumerate() {
                 // At least one is recorded, however late it is: the turn gets on.
-                if number > 0 && turn.is_over() {
+                if number > 0 && turn.is_over(Instant::now()) {
                     return Ok(Ended::Unfinished);
                 }
                 turn.done.rows = turn.done.rows.saturating_sub(1);
@@ -276,7 +231,7 @@ impl SqliteStore {
             for (resource, ids) in found {
                 let mut open = vec![ids];
                 while let Some(ids) = open.pop() {
-                    if turn.is_over() {
+                    if turn.is_over(Instant::now()) {
                         return Ok(Ended::Unfinished);
                     }
                     self.hold(entry, turn).await?;

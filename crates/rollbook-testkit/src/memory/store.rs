@@ -15,8 +15,8 @@ use rollbook_core::change::{Applied, Change, Effect, Field, Row, SubjectChange};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::merge::{Content, DeletedRows, FromParents, Links, SubjectState, fold, from_parents};
 use rollbook_core::store::{
-    ErasedCounts, Erasure, Freshness, Ledger, LedgerEntry, Reconciliation as _, RetentionChoices,
-    RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
+    ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, Reconciliation as _,
+    RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::{Clock, Timestamp};
@@ -361,10 +361,11 @@ impl Ledger for MemoryStore {
 
 #[async_trait]
 impl Erasure for MemoryStore {
-    async fn erase(
+    async fn erase_in_steps(
         &self,
         subjects: &[(&'static Resource, String)],
         at: Timestamp,
+        _: &ErasureProgress<'_>,
     ) -> Result<ErasedCounts, StoreError> {
         let mut state = self.state();
         let mut gone = state.belonging(subjects);

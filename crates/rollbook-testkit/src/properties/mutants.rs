@@ -14,8 +14,8 @@ use rollbook_core::change::{Applied, Change, Effect, Field, Row, SubjectChange, 
 use rollbook_core::delivery::MessageId;
 use rollbook_core::merge::{Content, SubjectState, from_parents, parents};
 use rollbook_core::store::{
-    ErasedCounts, Erasure, FullStore, Ledger, LedgerEntry, RetentionChoices, RetentionLimits, RetentionStep,
-    RowView, Rows, Store, StoreError,
+    ErasedCounts, Erasure, ErasureProgress, FullStore, Ledger, LedgerEntry, RetentionChoices,
+    RetentionLimits, RetentionStep, RowView, Rows, Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
 
@@ -279,10 +279,11 @@ impl Ledger for Mutant {
 
 #[async_trait]
 impl Erasure for Mutant {
-    async fn erase(
+    async fn erase_in_steps(
         &self,
         _: &[(&'static Resource, String)],
         _: Timestamp,
+        _: &ErasureProgress<'_>,
     ) -> Result<ErasedCounts, StoreError> {
         unreachable!("mutants are not asked to erase")
     }
