@@ -9,9 +9,11 @@
 //! | waitlist entries | none: Clerk has no read for one entry |
 //!
 //! An answer with an object of another type, or with one that is marked as deleted, is evidence of nothing: neither of
-//! the object that was asked for, nor of the absence of others.
+//! the object that was asked for, nor of the absence of others. An answer that shows an object twice proves no absence, and if
+//! the two differ, nothing about that object.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rollbook_core::catalog::{
@@ -42,12 +44,14 @@ const CONTRADICTION: &str = "Clerk's answers contradict each other";
 const OF_ANOTHER_TYPE: &str =
     "Clerk answered with an object of another type, or with one that is marked as deleted";
 
+const TWICE: &str = "Clerk's answer shows an object twice";
+
 /// Answer of a list that is filtered by ids.
 struct Filtered {
     /// Objects of the resource, by id.
     found: HashMap<String, Map<String, Value>>,
-    /// Whether the list has anything else. Then it proves no absence.
-    has_others: bool,
+    /// Reason why the list proves no absence, if there is one.
+    doubt: Option<&'static str>,
     /// The list's total if it shows another number of objects.
     missing: Option<u64>,
     clock: Timestamp,
@@ -93,12 +97,12 @@ impl ClerkApi {
         let mut found = HashMap::new();
         for ids in batches(lookups.iter().map(|of| of.id.as_str()), LOOKUPS_MAX) {
             let list = Endpoint::of(resource)?.list();
-            let Filtered { found: objects, has_others, clock, .. } =
+            let Filtered { found: objects, doubt, clock, .. } =
                 self.filtered(resource, list, filter, &ids).await?;
             let exists = |(id, object)| (id, fetched(Presence::Exists(object), clock));
             found.extend(objects.into_iter().map(exists));
-            for id in ids.iter().filter(|_| has_others) {
-                let unknown = || fetched(Presence::Unknown(OF_ANOTHER_TYPE), clock);
+            for (id, doubt) in ids.iter().filter_map(|id| Some((id, doubt?))) {
+                let unknown = || fetched(Presence::Unknown(doubt), clock);
                 found.entry((*id).to_owned()).or_insert_with(unknown);
             }
         }
@@ -148,9 +152,9 @@ impl ClerkApi {
         let list = list.query("limit", &LOOKUPS_MAX.to_string());
         let request = ids.iter().fold(list, |request, id| request.query(filter, id));
         let page = self.list(&request, LOOKUPS_MAX).await?;
-        let (found, has_others) = by_id(resource, &page.objects);
+        let (found, doubt) = by_id(resource, &page.objects);
         let missing = page.total.filter(|total| *total != page.objects.len() as u64);
-        Ok(Filtered { found, has_others, missing, clock: page.clock })
+        Ok(Filtered { found, doubt, missing, clock: page.clock })
     }
 
     /// Reads memberships or domains, several organizations at the same time.
@@ -207,15 +211,17 @@ impl ClerkApi {
         for mut ids in batches(users, LOOKUPS_MAX - 1) {
             let asked = ids.clone();
             ids.push(sample_user);
-            let Filtered { found: mut objects, has_others, missing, clock } =
+            let Filtered { found: mut objects, doubt, missing, clock } =
                 self.filtered(&ORGANIZATION_MEMBERSHIPS, list(), "user_id", &ids).await?;
             // Without the known member, or with others, the filter does not work now: its silence proves nothing.
             let is_asked = |member| user_of(member).is_some_and(|user| ids.contains(&user));
             // A list that counts more than it shows is not complete. Its total may be that of the list without the filter:
             // Clerk does not say.
             let is_short = missing.is_some() && missing != sample.total;
-            let is_alive =
-                !has_others && !is_short && objects.contains_key(sample_id) && objects.values().all(is_asked);
+            let is_alive = doubt.is_none()
+                && !is_short
+                && objects.contains_key(sample_id)
+                && objects.values().all(is_asked);
             for of in
                 lookups.iter().filter(|of| of.user_id.as_deref().is_some_and(|user| asked.contains(&user)))
             {
@@ -239,9 +245,9 @@ impl ClerkApi {
         let page = self.list(&of_organization, PAGE_MAX).await?;
         let is_complete = page.total == Some(page.objects.len() as u64);
         let (is_empty, clock) = (page.objects.is_empty(), page.clock);
-        let (found, has_others) = by_id(&ORGANIZATION_DOMAINS, &page.objects);
-        let rest = if has_others {
-            fetched(Presence::Unknown(OF_ANOTHER_TYPE), clock)
+        let (found, doubt) = by_id(&ORGANIZATION_DOMAINS, &page.objects);
+        let rest = if let Some(doubt) = doubt {
+            fetched(Presence::Unknown(doubt), clock)
         } else if !is_complete {
             fetched(Presence::Unknown("the organization's list of domains is not complete"), clock)
         } else if !is_empty || lookups.iter().all(|of| found.contains_key(&of.id)) {
@@ -254,7 +260,7 @@ impl ClerkApi {
                 Presence::Exists(_) => {
                     let any = self.list(&endpoint.list().query("limit", "1"), 1).await?;
                     let is_alive =
-                        matches!(by_id(&ORGANIZATION_DOMAINS, &any.objects), (any, false) if !any.is_empty());
+                        matches!(by_id(&ORGANIZATION_DOMAINS, &any.objects), (any, None) if !any.is_empty());
                     let presence = if is_alive { Presence::Absent } else { Presence::Unknown(CONTRADICTION) };
                     fetched(presence, any.clock)
                 }
@@ -286,15 +292,30 @@ fn fetched(presence: Presence, clock: Timestamp) -> Fetched {
     Fetched { presence, clock }
 }
 
-/// Returns the objects of a list that are of the resource, by id, and whether it has others.
-fn by_id(resource: &Resource, objects: &[RawObject]) -> (HashMap<String, Map<String, Value>>, bool) {
-    let living = |object: Map<String, Value>| {
-        let id = id_of(&object).filter(|_| is_of(resource, &object))?.to_owned();
-        Some((id, object))
-    };
-    let found: Vec<_> = objects.iter().map(RawObject::decode).map(living).collect();
-    let has_others = found.iter().any(Option::is_none);
-    (found.into_iter().flatten().collect(), has_others)
+/// Returns the objects of a list that are of the resource, by id, and the reason why the list proves no absence, if there is
+/// one. An object that is there twice, in different states, is left out: nothing says which of them counts.
+fn by_id(
+    resource: &Resource,
+    objects: &[RawObject],
+) -> (HashMap<String, Map<String, Value>>, Option<&'static str>) {
+    let (mut found, mut contradictory, mut doubt) = (HashMap::new(), HashSet::new(), None);
+    for object in objects.iter().map(RawObject::decode) {
+        let Some(id) = id_of(&object).filter(|_| is_of(resource, &object)).map(str::to_owned) else {
+            doubt = Some(OF_ANOTHER_TYPE);
+            continue;
+        };
+        match found.entry(id) {
+            Entry::Vacant(place) => drop(place.insert(object)),
+            Entry::Occupied(known) => {
+                doubt = doubt.or(Some(TWICE));
+                if *known.get() != object {
+                    contradictory.insert(known.key().clone());
+                }
+            }
+        }
+    }
+    found.retain(|id, _| !contradictory.contains(id));
+    (found, doubt)
 }
 
 fn id_of(object: &Map<String, Value>) -> Option<&str> {

@@ -208,8 +208,9 @@ impl Reloader {
             if !is_live {
                 continue;
             }
-            if let Replacement::Replaced(secrets) = self.live.replace(&key, &config) {
-                tracing::info!(setting = key, secrets, "the secrets were replaced");
+            if let Replacement::Replaced(count) = self.live.replace(&key, &config) {
+                let what = contents_of(&key);
+                tracing::info!(setting = key, count, "the {what} were replaced");
                 self.metrics.count("replaced");
                 self.note_for_queue(&key, &config);
             }
@@ -239,11 +240,12 @@ impl Reloader {
     /// Notes the problems of a reading, by the key of the setting. All others are over.
     fn note_problems(&mut self, problems: BTreeMap<String, String>) {
         for setting in self.failing.keys().filter(|key| !problems.contains_key(*key)) {
-            tracing::info!(setting, "the secrets can be reloaded again");
+            tracing::info!(setting, "the {} can be reloaded again", contents_of(setting));
         }
         for (setting, problem) in &problems {
             if self.failing.get(setting) != Some(problem) {
-                tracing::warn!(setting, "not reloaded, the secrets from before are in use: {problem}");
+                let what = contents_of(setting);
+                tracing::warn!(setting, "not reloaded, the {what} from before are in use: {problem}");
             }
         }
         if !problems.is_empty() {
@@ -265,6 +267,11 @@ impl Reloader {
         }
         self.restart_reported = keys;
     }
+}
+
+/// Returns the plural by which the log names what a setting holds.
+fn contents_of(key: &str) -> &'static str {
+    if key == Settings::clerk_jwt_key().about.key { "public keys" } else { "secrets" }
 }
 
 /// Runs `read` in a thread of its own: the service does not wait for files. Each file has a time limit there.

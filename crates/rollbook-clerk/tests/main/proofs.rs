@@ -155,6 +155,44 @@ async fn an_answer_with_an_object_of_another_type_or_a_deleted_one_proves_no_abs
 }
 
 #[tokio::test]
+async fn an_answer_that_shows_an_object_twice_proves_no_absence_and_if_both_differ_nothing_of_it() {
+    let kinds: [(&'static Resource, &str); 4] = [
+        (&USERS, "user_1"),
+        (&ORGANIZATIONS, "org_1"),
+        (&ORGANIZATION_MEMBERSHIPS, "orgmem_1"),
+        (&ORGANIZATION_DOMAINS, "orgdmn_1"),
+    ];
+    for (resource, id) in kinds {
+        for (first, second, word) in [("1", "1", id), ("1", "2", "unknown"), ("2", "1", "unknown")] {
+            let lookups = [lookup(id, "org_1", "user_1"), lookup("other_1", "org_1", "user_2")];
+            let (fetched, _) = fetch(resource, &lookups, move |target| {
+                let object = |id: &str, user: &str, at: &str| {
+                    format!(r#"{{"id":"{id}","updated_at":{at},"public_user_data":{{"user_id":"{user}"}}}}"#)
+                };
+                let known = object("known_9", "user_9", "1");
+                let [first, second] = [first, second].map(|at| object(id, "user_1", at));
+                match target.split('?').next().expect("a path") {
+                    "/organizations/org_1" => json(200, r#"{"id":"org_1","members_count":3}"#),
+                    // The known member, which the filtered list shows too.
+                    _ if target.contains("limit=1") && !target.contains("limit=100") => {
+                        json(200, &format!(r#"{{"data":[{known}],"total_count":3}}"#))
+                    }
+                    "/users/other_1" | "/organizations/other_1" => not_found(),
+                    "/users" => json(200, &format!("[{first},{second},{known}]")),
+                    _ => json(200, &format!(r#"{{"data":[{first},{second},{known}],"total_count":3}}"#)),
+                }
+            })
+            .await;
+            assert_eq!(
+                words(&fetched.expect("results")),
+                [word, "unknown"],
+                "{resource:?} at {first} and at {second}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_filtered_list_of_members_that_counts_more_than_it_shows_proves_no_absence() {
     let lookups = [lookup("orgmem_1", "org_1", "user_1")];
     // The total is of the list without the filter (9), of the list (1), or of a list that is cut.

@@ -16,6 +16,8 @@
 //! * A forward (`forward`): changes that one forward pushes to a local server, against bare requests to it.
 //! * Context (`context`): the time to an answer of `/v1/context` and `/v1/authorize` at 500 requests a second, with a million
 //!   users and memberships on Postgres.
+//! * Authorizing (`authorize`): the time that `/v1/authorize` adds to an answer of nginx (`auth_request`) at 500 requests a
+//!   second, against the same location of nginx without the question.
 //! * Large tables (`large`, only by name): applying to 2 M users and 4 M ledger entries on both engines, against raw
 //!   upserts into the same tables.
 //! * On Redis and Postgres (`distributed`): the same acknowledgements and the same draining, by one and by two
@@ -55,7 +57,7 @@ const FULL: Scale = Scale { turns: 5, divisor: 1 };
 const QUICK: Scale = Scale { turns: 1, divisor: 20 };
 
 /// The parts that can be asked for by name, in their order; without a name all of them.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 14] = [
     "acks",
     "latency",
     "apply",
@@ -67,6 +69,7 @@ const PARTS: [&str; 13] = [
     "feed",
     "forward",
     "context",
+    "authorize",
     "reconcile",
     "webhooks",
 ];
@@ -126,6 +129,7 @@ async fn measure(part: &str, scale: Scale, report: &mut Report) {
         }
         "forward" => forward::measure(scale, report).await,
         "context" => distributed::context::measure(scale, report).await,
+        "authorize" => distributed::authorize::measure(scale, report).await,
         "reconcile" => reconcile::measure(scale, report).await,
         "webhooks" => reconcile::measure_webhooks(scale, report).await,
         _ => unreachable!("only parts of the list are measured"),

@@ -5,8 +5,8 @@
 //! * Every reading is bounded in bytes. An error text has nothing of the content.
 //! * A file that is read again is a regular file: what a process has opened once as a pipe keeps the text from then, and
 //!   anything else, such as a folder or a device, is an error. It is not opened.
-//! * A reading while the process runs is bounded in time: a file system that does not answer ends no reload. No second thread
-//!   waits for the same file.
+//! * Every reading is bounded in time: a file system that does not answer, or a pipe that nobody writes to, ends no reload and
+//!   holds up no start for ever. No second thread waits for the same file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -22,23 +22,33 @@ const VALUE_MAX: u64 = 64 * 1024;
 pub(super) const CONFIGURATION_MAX: u64 = 1024 * 1024;
 /// Maximum time for one file while the process runs.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for one file at the start. It may be a pipe of a program that asks a person, or that reads a vault.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Files that threads read now.
 static BUSY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Way of reading files. The default is that of the start. Without `Debug`, because the texts may be secrets.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Contents {
     /// Whether the process runs and has read its files before.
     is_again: bool,
+    /// Maximum time for one file.
+    patience: Duration,
     /// Texts of the files that can be read only once, such as pipes.
     once: BTreeMap<PathBuf, String>,
+}
+
+impl Default for Contents {
+    fn default() -> Self {
+        Self { is_again: false, patience: START_PATIENCE, once: BTreeMap::new() }
+    }
 }
 
 impl Contents {
     /// Returns the way of reading the same files again.
     pub(super) fn again(&self) -> Self {
-        Self { is_again: true, ..self.clone() }
+        Self { is_again: true, patience: PATIENCE, ..self.clone() }
     }
 
     /// Adds the files that another source has read.
@@ -66,9 +76,9 @@ impl Contents {
     pub(super) fn text(&mut self, path: &Path, max: u64) -> io::Result<String> {
         if self.is_again {
             let known = self.once.get(path).cloned();
-            return in_time(path, PATIENCE, move |path| read_again(path, max, known));
+            return in_time(path, self.patience, move |path| read_again(path, max, known));
         }
-        let (text, is_regular) = read(path, max)?;
+        let (text, is_regular) = in_time(path, self.patience, move |path| read(path, max))?;
         if !is_regular {
             self.once.insert(path.to_owned(), text.clone());
         }
@@ -108,13 +118,18 @@ fn in_time<T: Send + 'static>(
     limit: Duration,
     read: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let late = || io::Error::new(ErrorKind::TimedOut, "its file system does not answer");
+    let late = || {
+        let what = format!(
+            "no answer within {limit:?}: its file system does not answer, or it is a pipe that nobody writes to"
+        );
+        io::Error::new(ErrorKind::TimedOut, what)
+    };
     if !busy().insert(path.to_owned()) {
         return Err(late());
     }
     let (sender, receiver) = mpsc::channel();
     let own = path.to_owned();
-    let started = thread::Builder::new().name("reload".to_owned()).spawn(move || {
+    let started = thread::Builder::new().name("reading".to_owned()).spawn(move || {
         let result = read(&own);
         busy().remove(&own);
         // An error means that nobody waits any more.
@@ -134,7 +149,39 @@ fn busy() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use super::super::problem::Origin;
+    use super::super::settings::Settings;
+    use super::super::source::{Given, Values};
     use super::*;
+
+    #[test]
+    fn at_the_start_a_pipe_that_nobody_writes_to_is_a_problem_of_its_setting() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tokens");
+        assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo runs").success());
+        let mut values = Values::default();
+        values.contents.patience = Duration::from_millis(10);
+        let (setting, mut problems) = (&Settings::api_tokens().about, Vec::new());
+        let origin = Origin::Environment("ROLLBOOK_API_TOKENS_FILE".to_owned());
+        let given = Given { setting, text: path.display().to_string(), origin };
+        values.give(setting.key, true, given, &mut problems);
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        let text = problem.to_string();
+        for part in ["api_tokens", "ROLLBOOK_API_TOKENS_FILE", &*path.display().to_string(), "within 10ms"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(values.get(setting.key).is_none());
+        // The thread that waits is let go.
+        std::fs::write(&path, "0").expect("it is written");
+    }
+
+    #[test]
+    fn the_time_for_a_file_is_limited_at_the_start_and_again_later() {
+        let start = Contents::default();
+        assert_eq!((start.patience, start.again().patience), (START_PATIENCE, PATIENCE));
+    }
 
     #[test]
     fn a_file_that_does_not_answer_is_an_error_in_time_and_no_second_thread_waits_for_it() {

@@ -7,6 +7,7 @@
 
 pub(crate) mod acknowledge;
 pub(crate) mod apply;
+pub(crate) mod authorize;
 pub(crate) mod backlog;
 pub(crate) mod context;
 pub(crate) mod feed;
