@@ -59,6 +59,15 @@ pub trait Backend: Send + Sync {
     /// The backend can't be asked.
     async fn exists(&self) -> Result<bool, String>;
 
+    /// Identity of the data: equal in every process that uses it, whatever name its settings give the place, and
+    /// another for other data. `None` where nothing identifies it, such as a queue that was never set up.
+    ///
+    /// # Errors
+    /// The backend can't be asked.
+    async fn identity(&self) -> Result<Option<String>, String> {
+        Ok(None)
+    }
+
     /// Time of the server's clock; `None` where there is no server.
     async fn server_time(&self) -> Option<Result<Timestamp, String>> {
         None

@@ -1,8 +1,11 @@
 //! Health checks of all components, run concurrently, each with a time limit.
 
+use std::collections::BTreeMap;
+
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use rollbook_core::protection::Protection;
+use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 
@@ -51,9 +54,13 @@ impl Health {
     }
 }
 
+/// Times since which parts are not healthy, as far as the checks of this process have seen.
+pub(crate) type Since = BTreeMap<&'static str, Timestamp>;
+
 /// Responds 200 if every component in `ready` works and the process is not stopping, otherwise 503. The body lists each
-/// component by name. A failing component in `watched` makes the process impaired, not unready.
-pub(crate) fn answer(ready: &[Checked], watched: &[Checked], stopping: bool) -> Response {
+/// component by name, and since when a check of this process has found it not healthy. A failing component in `watched` makes
+/// the process impaired, not unready.
+pub(crate) fn answer(ready: &[Checked], watched: &[Checked], since: &Since, stopping: bool) -> Response {
     let all = || ready.iter().chain(watched);
     let is_any = |of: fn(&Condition) -> bool| all().any(|(_, condition)| of(condition));
     let (code, status) = if stopping {
@@ -69,7 +76,12 @@ pub(crate) fn answer(ready: &[Checked], watched: &[Checked], stopping: bool) -> 
     };
     let parts: Map<String, Value> =
         all().map(|(name, condition)| ((*name).to_owned(), text(condition).into())).collect();
-    let body = json!({ "status": status, "parts": parts });
+    let mut body = json!({ "status": status, "parts": parts });
+    let since: Map<String, Value> =
+        since.iter().map(|(name, at)| ((*name).to_owned(), at.to_string().into())).collect();
+    if !since.is_empty() {
+        body["since"] = since.into();
+    }
     (code, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 

@@ -1,4 +1,4 @@
-//! Ops port: the private HTTP server for `/metrics`, `/livez`, `/readyz` and `/healthz`.
+//! Ops port: the private HTTP server for `/metrics`, `/livez`, `/readyz`, `/healthz` and `/about`.
 //!
 //! Constraints:
 //!
@@ -33,7 +33,7 @@ use rollbook_core::time::Clock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::health::Health;
+use crate::health::{Health, Since};
 use crate::metrics::Metrics;
 
 /// Maximum time of one component's check. Prometheus allows 10 s per scrape by default.
@@ -55,6 +55,13 @@ pub trait Probe: Send + Sync {
     fn protection(&self) -> Option<Protection> {
         None
     }
+}
+
+/// Describes the process: what it runs, and which data it uses.
+#[async_trait]
+pub trait About: Send + Sync {
+    /// Returns the description. No secrets, no personal data. Must only read, and end within a few seconds.
+    async fn about(&self) -> serde_json::Value;
 }
 
 /// Condition of a component. Each text says in a few words what is wrong: no secrets, no personal data.
@@ -129,6 +136,7 @@ pub struct Ops {
     live: Health,
     metrics: Metrics,
     stopping: CancellationToken,
+    about: Option<Arc<dyn About>>,
 }
 
 impl Ops {
@@ -145,13 +153,19 @@ impl Ops {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::new(registry, queue, Health::new(ready), clock)?;
-        Ok(Self { live: Health::new(live), metrics, stopping: CancellationToken::new() })
+        Ok(Self { live: Health::new(live), metrics, stopping: CancellationToken::new(), about: None })
     }
 
     /// Reports not ready (503) once `stopping` is cancelled: the process is shutting down, and new requests
     /// should go to another instance.
     pub fn ready_until(mut self, stopping: CancellationToken) -> Self {
         self.stopping = stopping;
+        self
+    }
+
+    /// Shows this description of the process at `/about`. Without one, `/about` is answered 404.
+    pub fn described_by(mut self, about: Arc<dyn About>) -> Self {
+        self.about = Some(about);
         self
     }
 
@@ -177,6 +191,7 @@ impl Ops {
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/healthz", get(|| async { "ok\n" }))
+            .route("/about", get(about))
             .with_state(Arc::new(self));
         connections::serve(listener, router, stop).await;
         Ok(())
@@ -194,10 +209,16 @@ async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
 }
 
 async fn livez(State(ops): State<Arc<Ops>>) -> Response {
-    health::answer(&ops.live.check().await, &[], false)
+    health::answer(&ops.live.check().await, &[], &Since::new(), false)
 }
 
 async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
     let (ready, watched) = ops.metrics.check().await;
-    health::answer(&ready, &watched, ops.stopping.is_cancelled())
+    health::answer(&ready, &watched, &ops.metrics.since(), ops.stopping.is_cancelled())
+}
+
+async fn about(State(ops): State<Arc<Ops>>) -> Response {
+    let Some(about) = &ops.about else { return StatusCode::NOT_FOUND.into_response() };
+    let text = format!("{}\n", about.about().await);
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }

@@ -12,7 +12,7 @@ use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness;
 use tokio::time::Instant;
 
-use crate::health::{Checked, Health};
+use crate::health::{Checked, Health, Since};
 use crate::process::Process;
 use crate::{CHECK_TIMEOUT, Condition, Probe, WatchedQueue};
 
@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     queue: Option<(WatchedQueue, QueueGauges)>,
     idle_check: Mutex<Option<IdleCheck>>,
+    since: Mutex<Since>,
     /// Probes of the queue by its use in this process.
     pub(crate) queue_used: Vec<Arc<dyn Probe>>,
     ready: Health,
@@ -72,6 +73,7 @@ impl Metrics {
             registry,
             queue,
             idle_check: Mutex::default(),
+            since: Mutex::default(),
             queue_used: Vec::new(),
             ready,
             watched: Health::new(Vec::new()),
@@ -107,7 +109,25 @@ impl Metrics {
         if let Some(condition) = queue {
             ready.insert(0, (QUEUE, condition));
         }
+        self.note(ready.iter().chain(&watched));
         (ready, watched)
+    }
+
+    /// Returns since when parts are not healthy.
+    pub(crate) fn since(&self) -> Since {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note<'a>(&self, checked: impl Iterator<Item = &'a Checked>) {
+        let now = self.clock.now();
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, condition) in checked {
+            if *condition == Condition::Healthy {
+                since.remove(name);
+            } else {
+                since.entry(name).or_insert(now);
+            }
+        }
     }
 
     /// Checks the queue and updates its gauges; `None` without a queue.
@@ -270,7 +290,7 @@ impl RoomGauges {
             )?,
             disk_size: gauge(
                 "rollbook_queue_disk_size_bytes",
-                "Size of the file system of the embedded queue.",
+                "Used and available bytes of the file system of the embedded queue, as df counts: without those that only root may use.",
             )?,
         })
     }

@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 
 use crate::environment::{self, Variables};
 use crate::link::{Ignored, Link};
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, too_few_connections};
 use crate::pooler;
 use crate::settings::PostgresSettings;
 use crate::tls::{self, Mode};
@@ -108,23 +108,17 @@ impl Address {
         let too_few = address.connections_max.filter(|theirs| *theirs < ours);
         // For a pooler the limit is that of each of many short-lived clients, as Prisma's: connections to it are cheap.
         ignored.names.extend((address.pooled && too_few.is_some()).then_some("connection_limit"));
-        if let Some(theirs) = too_few.filter(|_| !address.pooled) {
-            return Err(format!(
-                "connection_limit in the Postgres URL is {theirs}, and database_connections_max is {ours}: lower that \
-                 (and lanes, which must be fewer), or leave connection_limit out"
-            ));
-        }
-        for (name, path) in &address.files {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                format!("the file that {name} in the Postgres URL names can't be read ({})", error.kind())
-            })?;
-            if !text.contains("-----BEGIN ") {
-                return Err(format!(
-                    "the file that {name} in the Postgres URL names holds nothing in PEM form (-----BEGIN …)"
-                ));
-            }
-        }
-        Ok((address, ignored))
+        let too_few = too_few.filter(|_| !address.pooled).map(|theirs| too_few_connections(theirs, ours));
+        let files = address.files.iter().filter_map(|(name, path)| {
+            let fault = match std::fs::read_to_string(path) {
+                Ok(text) if text.contains("-----BEGIN ") => return None,
+                Ok(_) => "holds nothing in PEM form (-----BEGIN …)".to_owned(),
+                Err(error) => format!("can't be read ({})", error.kind()),
+            };
+            Some(format!("the file that {name} in the Postgres URL names {fault}"))
+        });
+        let faults: Vec<String> = too_few.into_iter().chain(files).collect();
+        if faults.is_empty() { Ok((address, ignored)) } else { Err(faults.join("; ")) }
     }
 
     /// Returns the sign that a pooler stands before the server, if no setting says so.

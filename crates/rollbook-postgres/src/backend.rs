@@ -6,7 +6,9 @@ use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
 
 use crate::address::Address;
-use crate::migrations::{apply_migrations, drop_schema, examine, schema, schema_exists, server_time};
+use crate::migrations::{
+    apply_migrations, drop_schema, examine, identity, schema, schema_exists, server_time,
+};
 use crate::pooler;
 use crate::settings::PostgresSettings;
 
@@ -47,6 +49,10 @@ impl Backend for PostgresSettings {
 
     async fn exists(&self) -> Result<bool, String> {
         schema_exists(self).await.map_err(|error| error.to_string())
+    }
+
+    async fn identity(&self) -> Result<Option<String>, String> {
+        identity(self).await.map(Some).map_err(|error| error.to_string())
     }
 
     async fn server_time(&self) -> Option<Result<Timestamp, String>> {

@@ -79,6 +79,20 @@ pub(crate) async fn server_time(settings: &PostgresSettings) -> Result<Timestamp
     rows.first().copied().ok_or_else(|| StoreError::Unavailable("the server returns no time".to_owned()))
 }
 
+/// Returns what no two schemas share: the start of the server, and the numbers of database and schema. No right is needed.
+pub(crate) async fn identity(settings: &PostgresSettings) -> Result<String, StoreError> {
+    let (database, schema) = open(settings)?;
+    // The schema's name is validated.
+    let sql = format!(
+        "SELECT format('schema %s.%s.%s',
+            (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8,
+            (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
+            (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = '{schema}'))"
+    );
+    let rows = database.select(&sql.into(), None, None, |row| row.try_get::<String, _>(0)).await?;
+    rows.into_iter().next().ok_or_else(|| StoreError::Unavailable("the server returns no row".to_owned()))
+}
+
 /// Drops the schema with everything in it, whoever created it.
 pub(crate) async fn drop_schema(settings: &PostgresSettings) -> Result<(), StoreError> {
     let (database, schema) = open(settings)?;

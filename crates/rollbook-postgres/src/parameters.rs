@@ -151,25 +151,45 @@ const ABOUT_TLS: [&str; 8] = ["ssl", "tls", "secur", "encrypt", "cert", "verif",
 
 const TARGETS: [&str; 3] = ["any", "read-write", "primary"];
 
+/// Minimum connections of a worker: its lane holds one, and the health check needs another.
+const CONNECTIONS_MIN: u32 = 2;
+
+/// Says what to do about a `connection_limit` below the setting.
+pub(crate) fn too_few_connections(theirs: u32, ours: u32) -> String {
+    let what =
+        format!("connection_limit in the Postgres URL is {theirs}, and database_connections_max is {ours}");
+    match theirs {
+        0..CONNECTIONS_MIN => format!(
+            "{what}; Rollbook needs at least {CONNECTIONS_MIN}, one for a lane and one for the rest. Leave connection_limit \
+             out of Rollbook's URL: there it is Prisma's limit for each function, and database_connections_max is Rollbook's"
+        ),
+        _ => format!(
+            "{what}: leave connection_limit out, or set database_connections_max to {theirs} and lanes to at most {}",
+            theirs - 1
+        ),
+    }
+}
+
 impl Parameters {
     /// Parses the parameters of a URL.
     ///
     /// # Errors
-    /// A parameter can't be supported. The text contains no value and no unknown name.
+    /// Parameters can't be supported: the text has all of them. It contains no value and no unknown name.
     pub(crate) fn of(parts: &Parts<'_>) -> Result<Self, String> {
         let mut parameters = Self::default();
-        let mut seen = Vec::new();
+        let (mut seen, mut faults) = (Vec::new(), Vec::new());
         for (number, (name, value)) in (1..).zip(parts.parameters()) {
             let name = decoded(name).map_err(|error| format!("the Postgres URL {error}"))?;
             let value = decoded(value).map_err(|error| format!("the Postgres URL {error}"))?;
             if seen.contains(&name) && name != "options" {
-                return Err(format!("parameter {number} of the Postgres URL occurs twice: keep one of them"));
+                faults.push(format!("parameter {number} of the Postgres URL occurs twice: keep one of them"));
+                continue;
             }
-            parameters.take(number, &name, value)?;
+            faults.extend(parameters.take(number, &name, value).err());
             seen.push(name);
         }
         parameters.names = seen;
-        Ok(parameters)
+        if faults.is_empty() { Ok(parameters) } else { Err(faults.join("; ")) }
     }
 
     /// Returns whether the URL says how connections are encrypted.

@@ -33,6 +33,11 @@ impl Backend for RedisSettings {
         exists.await.map_err(|error| error.to_string())
     }
 
+    async fn identity(&self) -> Result<Option<String>, String> {
+        let identity = async { self.queue()?.identity().await };
+        identity.await.map_err(|error| error.to_string())
+    }
+
     async fn server_time(&self) -> Option<Result<Timestamp, String>> {
         let time = async { self.queue()?.server_time().await };
         Some(time.await.map_err(|error| error.to_string()))

@@ -189,8 +189,8 @@ impl Facts {
                 "CONFIG SET appendonly yes",
             ),
             weak(
-                appends && fsync.is_empty(),
-                if is_proved {
+                fsync.is_empty(),
+                if is_proved && appends {
                     "appendfsync can't be read because CONFIG GET is forbidden; each delivery waits until WAITAOF confirms the \
                      disk, and not every server's WAITAOF does"
                 } else {
@@ -199,8 +199,9 @@ impl Facts {
                 "grant the user +config|get; if the provider forbids it and promises to keep acknowledged writes, set durability \
                  to trusted",
             ),
+            // Without a log too: whoever switches it on would meet this weakness next.
             weak(
-                appends && !fsync.is_empty() && !flushed,
+                !fsync.is_empty() && !flushed,
                 &format!("appendfsync is {fsync}: a crash loses the last acknowledged messages{waitaof}"),
                 "CONFIG SET appendfsync always",
             ),
@@ -332,6 +333,22 @@ mod tests {
             assert_eq!(weaknesses.len(), 1, "{weaknesses:?}");
             assert!(weaknesses[0].what.starts_with(text), "{weaknesses:?}");
         }
+    }
+
+    #[test]
+    fn all_weaknesses_are_listed_at_once_also_those_that_count_only_after_another_fix() {
+        let weak = [
+            ("role", "slave", "point the URL at the master"),
+            ("aof_enabled", "0", "CONFIG SET appendonly yes"),
+            ("appendfsync", "everysec", "CONFIG SET appendfsync always"),
+            ("no-appendfsync-on-rewrite", "yes", "CONFIG SET no-appendfsync-on-rewrite no"),
+            ("maxmemory_policy", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
+        ];
+        let (found, _) = assess(&weak.map(|(name, value, _)| (name, value)), 0);
+        for (name, _, fix) in weak {
+            assert!(found.iter().any(|weakness| weakness.fix == fix), "{name}: {found:?}");
+        }
+        assert_eq!(found.len(), weak.len());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Set-up of the file of a queue or a store.
 
 use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -10,6 +11,9 @@ use rollbook_core::backend::{Backend, Pending, Stopped};
 use crate::feed::Feed;
 use crate::migrations::{Schema, apply_migrations_until, newer_migrations, pending_migrations};
 use crate::rewrite::rewrite;
+
+/// Identity of a file that does not exist.
+const ABSENT: &str = "no file";
 
 /// File of a queue or a store.
 #[derive(Clone, Debug)]
@@ -57,6 +61,15 @@ impl Backend for SqliteFile {
 
     async fn exists(&self) -> Result<bool, String> {
         Ok(self.path.exists())
+    }
+
+    /// Device and number of the file: a path may lead to another file in another container, or after a move.
+    async fn identity(&self) -> Result<Option<String>, String> {
+        match std::fs::metadata(&self.path) {
+            Ok(found) => Ok(Some(format!("file {}:{}", found.dev(), found.ino()))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(ABSENT.to_owned())),
+            Err(error) => Err(self.error(&error.to_string())),
+        }
     }
 
     fn rewrite(&self) -> Result<bool, String> {

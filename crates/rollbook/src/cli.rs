@@ -23,6 +23,43 @@ use crate::flags::SettingFlags;
 /// Release, and the commit that it was built from with its date.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ROLLBOOK_BUILD"), ")");
 
+const SERVE_HELP: &str = "\
+Example:
+  CLERK_WEBHOOK_SIGNING_SECRET=whsec_… rollbook serve --listen 0.0.0.0:8080
+
+Clerk's dashboard, Webhooks, wants the URL https://YOUR.HOST/webhooks/clerk
+
+Often set:
+  --listen ADDRESS      deliveries [default: 127.0.0.1:8080]
+  --ops-listen ADDRESS  health and metrics, private [default: 127.0.0.1:9464]
+  --data-dir PATH       folder of queue and store, if they are files [default: ./rollbook-data]
+  --database-url URL    Postgres in place of the store's file [default: a file in data_dir]
+  --queue-url URL       Redis in place of the queue's file [default: a file in data_dir]";
+
+const RECEIVE_HELP: &str = "\
+Example:
+  CLERK_WEBHOOK_SIGNING_SECRET=whsec_… rollbook receive --queue-url redis://redis.internal:6379
+
+Needs no database: it takes deliveries while the store is unreachable. A rollbook work applies them.
+
+Often set:
+  --listen ADDRESS      deliveries [default: 127.0.0.1:8080]
+  --ops-listen ADDRESS  health and metrics, private [default: 127.0.0.1:9464]
+  --queue-url URL       the queue, shared with the workers [default: a file in data_dir]";
+
+const WORK_HELP: &str = "\
+Example:
+  rollbook work --queue-url redis://redis.internal:6379 --database-url postgres://me@db.internal/app
+
+Needs no signing secret, and no port of the public. Next to another Rollbook process on one machine it
+needs an ops port of its own: --ops-listen 127.0.0.1:9465
+
+Often set:
+  --ops-listen ADDRESS  health and metrics, private [default: 127.0.0.1:9464]
+  --queue-url URL       the queue, shared with the receivers [default: a file in data_dir]
+  --database-url URL    the store [default: a file in data_dir]
+  --lanes NUMBER        batches at the same time; each holds a connection to Postgres [default: 3]";
+
 /// Keeps your own SQL database in sync with Clerk
 ///
 /// Receives Clerk's webhooks, stores each durably before it acknowledges it, and applies them in whatever
@@ -45,20 +82,14 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Receives and applies, all in one process
-    #[command(
-        after_help = "Example:\n  CLERK_WEBHOOK_SIGNING_SECRET=whsec_… rollbook serve --listen 0.0.0.0:8080\n\n\
-                      Clerk's dashboard, Webhooks, wants the URL https://YOUR.HOST/webhooks/clerk"
-    )]
+    /// Receives deliveries and applies them to the store, in one process: the way to begin, and enough for most
+    #[command(after_help = SERVE_HELP)]
     Serve(Start),
-    /// Receives only: verifies deliveries and queues them
-    #[command(after_help = "Example:\n  rollbook receive --queue-url redis://redis.internal:6379")]
+    /// Receives deliveries and queues them, and applies none: with work, to scale out or to restart one without the other
+    #[command(after_help = RECEIVE_HELP)]
     Receive(Start),
-    /// Applies only: takes deliveries from the queue into the store
-    #[command(
-        after_help = "Example:\n  rollbook work --queue-url redis://redis.internal:6379 --database-url postgres://me@db.internal/app\n\n\
-                      Next to another Rollbook process on one machine: --ops-listen 127.0.0.1:9465"
-    )]
+    /// Applies queued deliveries to the store, and receives none: the other half of receive, as many as you like
+    #[command(after_help = WORK_HELP)]
     Work(Start),
     /// Shows on this machine how a signed history, shuffled and doubled, becomes right rows
     #[command(after_help = "Examples:\n  rollbook demo --deliveries 50000 --keep\n  \
@@ -74,23 +105,36 @@ pub(crate) enum Command {
                             of your own needs (timestamp: milliseconds since 1970; date +%s%3N):\n  \
                             {\"type\":\"user.created\",\"timestamp\":1785312000032,\"data\":{\"id\":\"user_1\"}}")]
     Send(Send),
-    /// Applies migrations, or says which are pending
-    #[command(after_help = "Example, exit code 1 where one is pending:\n  rollbook migrate --check")]
+    /// Creates or updates the tables, or says which migrations are pending: before the first start, and with each update
+    #[command(
+        after_help = "Examples:\n  rollbook migrate --database-url postgres://owner@db.internal/app\n  rollbook migrate --check\n\n\
+                            Run it as the owner of the tables; workers need fewer rights. serve migrates files of SQLite by\n\
+                            itself. Exit code 1: a migration failed; with --check: one is pending."
+    )]
     Migrate(Migrate),
-    /// Reads Clerk's API and repairs what differs: objects from before the endpoint existed, and missed events
+    /// Reads Clerk's API and repairs rows that differ: once to fill the tables, later to find missed events
     Reconcile(ReconcileCommand),
     /// Reads single users or organizations at Clerk now, and repairs their rows
     Resync(Resync),
     /// Says whether the rows are complete, caught up and fresh: exit code 0 or 1, for deployments
     Ready(Ready),
-    /// Sums, lists, shows, redrives and discards dead letters
+    /// Shows deliveries that could not be applied (dead letters) and why, and redrives or discards them
     #[command(
         subcommand,
-        after_help = "Examples:\n  rollbook dead-letters summary\n  rollbook dead-letters list --reason store_refused --since 2h"
+        after_help = "Examples:\n  rollbook dead-letters summary\n  rollbook dead-letters list --reason store_refused --since 2h\n  \
+                      rollbook dead-letters redrive --reason store_refused --dry-run\n\n\
+                      A dead letter keeps its body until you redrive or discard it. Look when doctor, top or the alert\n\
+                      RollbookDeadLetters says that there are some: list says why, then remove the cause, then redrive."
     )]
     DeadLetters(DeadLetters),
-    /// Lists or follows the changes of rows, each once, in the order of the commits; and the forwards that push them
-    #[command(subcommand, after_help = "Example:\n  rollbook changes tail --resource users")]
+    /// Lists or follows the changes of rows, to react to them; shows and repairs the forwards that push them
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  rollbook changes tail --resource users\n  rollbook changes list --since 2h\n  \
+                      rollbook changes status\n\n\
+                      Each change is listed once, in the order of the commits, with a position: a number that only grows.\n\
+                      A reader keeps the last position that it has handled, and begins after it the next time (--after)."
+    )]
     Changes(ChangesCommand),
     /// Shows what a session token says, whether it is accepted, and what makes it long
     #[command(subcommand, after_help = "Example:\n  rollbook token inspect <token.txt")]
@@ -114,7 +158,7 @@ pub(crate) enum Command {
                             Give it the settings of the process it is about. It reads only, but for --send. Exit code\n\
                             0: nothing has failed (there may be warnings); 1: something has; 2: the configuration is wrong.")]
     Doctor(Doctor),
-    /// Shows running processes on one screen: rates, lag, queue, dead letters, parts and the last error
+    /// Shows on one screen whether running processes keep up, what waits, and what fails
     Top(Top),
     /// Shows every setting with its value, its source and its meaning
     #[command(after_help = "Examples:\n  rollbook config\n  rollbook config --sample > rollbook.toml")]
@@ -140,7 +184,7 @@ pub(crate) enum Output {
 /// Arguments of a face's start.
 #[derive(clap::Args)]
 pub(crate) struct Start {
-    /// Applies pending migrations first; serve does so by itself in files of SQLite
+    /// Applies pending migrations before it starts; serve always does in files of SQLite [default: off]
     #[arg(long)]
     pub(crate) migrate: bool,
 }
@@ -306,10 +350,28 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::config::SETTINGS;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_settings_that_the_help_names_exist_with_the_defaults_that_it_says() {
+        let lines = [SERVE_HELP, RECEIVE_HELP, WORK_HELP].into_iter().flat_map(str::lines);
+        let named = lines.filter_map(|line| {
+            let (flag, rest) = line.strip_prefix("  --")?.split_once(' ')?;
+            Some((format!("--{flag}"), rest.split_once("[default: ")?.1.trim_end_matches(']')))
+        });
+        let mut seen = 0;
+        for (flag, default) in named {
+            let setting = SETTINGS.iter().find(|setting| setting.flag().as_ref() == Some(&flag));
+            let setting = setting.unwrap_or_else(|| panic!("{flag} is not a setting"));
+            assert_eq!(setting.default.unwrap_or("a file in data_dir"), default, "{flag}");
+            seen += 1;
+        }
+        assert!(seen > 10, "{seen}");
     }
 }
 

@@ -14,6 +14,7 @@ mod faces;
 mod file_modes;
 mod flags;
 mod forwards;
+mod installation;
 mod links;
 mod live_secrets;
 mod logging;

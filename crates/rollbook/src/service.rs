@@ -19,6 +19,7 @@ use crate::audit::QueueAudit;
 use crate::config::Config;
 use crate::faces::Faces;
 use crate::forwards;
+use crate::installation::Installation;
 use crate::live_secrets::LiveSecrets;
 use crate::receiver_calls::ReceiverCalls;
 use crate::reconciliation::{self, Reconciliation};
@@ -118,6 +119,7 @@ impl Service {
             idle_check: config.idle_check(),
         };
         let ops = Ops::new(registry, Some(queue), live.clone(), ready, clock)?
+            .described_by(Installation::of(config, faces))
             .watching(watched)
             .with_queue_probe(receiver_calls)
             .with_queue_probe(calls)

@@ -5,8 +5,8 @@
 //! * A server that is unreachable, or refuses the login, does not end the process. One line is logged, the
 //!   faces start, and work begins once the server answers.
 //! * A fault that needs manual action ends the process: a pending migration on a server, a queue of another
-//!   deployment, and under `durability = strict` every weakness of the queue. If such a fault appears later,
-//!   the adapters refuse work until it is fixed.
+//!   deployment, and under `durability = strict` every weakness of the queue. All such faults are reported at once.
+//!   If one appears later, the adapters refuse work until it is fixed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,17 +88,23 @@ async fn open_all(
 ) -> anyhow::Result<Opened> {
     let needed = if faces.worker { &Component::ALL[..] } else { &[Component::Queue] };
     let is_file = |part: &&Component| part.place(config).file().is_some();
+    let mut faults = Faults::default();
     for part in needed.iter().filter(is_file) {
-        migrate_or_check(config, faces, migrate, *part, start).await?;
+        faults.take(migrate_or_check(config, faces, migrate, *part, start).await);
+    }
+    if start.stop.is_cancelled() || !faults.0.is_empty() {
+        return Err(faults.into_error());
     }
     start.stage.begin("opening queue and store".to_owned());
     // The files exist by now. A wrong URL is found before any connection.
-    let queue = wire::open_queue(config, clock.clone())?;
-    let store = if faces.worker { Some(wire::open_store(config, clock)?) } else { None };
+    let queue = faults.take(wire::open_queue(config, clock.clone()));
+    let store = if faces.worker { faults.take(wire::open_store(config, clock)) } else { None };
     let mut all_answered = true;
     for part in needed.iter().filter(|part| !is_file(part)) {
-        all_answered &= migrate_or_check(config, faces, migrate, *part, start).await?;
+        let answered = migrate_or_check(config, faces, migrate, *part, start).await;
+        all_answered &= faults.take(answered).unwrap_or(false);
     }
+    let Some(queue) = queue.filter(|_| !start.stop.is_cancelled()) else { return Err(faults.into_error()) };
     let mut watch = Watch {
         queue: queue.admin.clone(),
         place: wire::describe(config, Component::Queue),
@@ -107,29 +113,60 @@ async fn open_all(
         links: Links::of(config, &queue, store.as_ref()),
     };
     if let Some(store) = store.as_ref().filter(|_| all_answered) {
-        // Later users of the store check again. This ping opens the first connection, which is logged, and
-        // finds faults that need manual action before the first delivery.
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, store.ping()).await;
-        if let Ok(Err(error @ StoreError::Deployment(_))) = answer {
-            tracing::error!("the store needs manual action, deliveries wait until then: {error}");
-        }
-        if let Ok(Ok(feed)) = tokio::time::timeout(ANSWER_TIMEOUT, store.feed()).await
-            && let Some(wrong) = feed_differs(config, &feed)
-        {
-            tracing::warn!("{wrong}; run: rollbook migrate");
-        }
+        check_store(config, &**store).await;
     }
     watch.links.log_changes();
     match watch.ask().await {
-        Ok(durability) => {
-            refuse_if_strict(config, &durability)?;
-            watch.learn(durability);
-        }
-        Err(error @ QueueError::Broken(_)) => return Err(error.into()),
+        Ok(durability) => match refuse_if_strict(config, &durability) {
+            Ok(()) => watch.learn(durability),
+            refused => _ = faults.take(refused),
+        },
+        Err(error @ QueueError::Broken(_)) => _ = faults.take::<()>(Err(error.into())),
         Err(error) => tracing::warn!("{error}; asking again until it answers"),
     }
-    refuse_foreign(config).await?;
-    Ok(Opened { queue, store, watch, migrate_later: migrate && !all_answered })
+    faults.take(refuse_foreign(config).await);
+    if faults.0.is_empty() {
+        Ok(Opened { queue, store, watch, migrate_later: migrate && !all_answered })
+    } else {
+        Err(faults.into_error())
+    }
+}
+
+/// Reports what is wrong with a store that answered. Later users of the store check again: this opens the first connection,
+/// which is logged, and finds faults that need manual action before the first delivery.
+async fn check_store(config: &Config, store: &dyn FullStore) {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, store.ping()).await;
+    if let Ok(Err(error @ StoreError::Deployment(_))) = answer {
+        tracing::error!("the store needs manual action, deliveries wait until then: {error}");
+    }
+    if let Ok(Ok(feed)) = tokio::time::timeout(ANSWER_TIMEOUT, store.feed()).await
+        && let Some(wrong) = feed_differs(config, &feed)
+    {
+        tracing::warn!("{wrong}; run: rollbook migrate");
+    }
+}
+
+/// Faults that need manual action before the process can start.
+#[derive(Default)]
+struct Faults(Vec<anyhow::Error>);
+
+impl Faults {
+    /// Returns the result, or keeps the fault.
+    fn take<T>(&mut self, result: anyhow::Result<T>) -> Option<T> {
+        result.map_err(|fault| self.0.push(fault)).ok()
+    }
+
+    /// Returns one error with all faults.
+    fn into_error(mut self) -> anyhow::Error {
+        match self.0.len() {
+            0 => anyhow!("stopped"),
+            1 => self.0.remove(0),
+            count => {
+                let texts: Vec<String> = self.0.iter().map(|fault| format!("- {fault:#}")).collect();
+                anyhow!("{count} faults keep this process from starting:\n{}", texts.join("\n"))
+            }
+        }
+    }
 }
 
 /// Returns whether the component answered. A file always does; opening it checks it.

@@ -11,7 +11,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use prometheus::Registry;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock;
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{About, Config, Environment, Settings};
 use crate::faces::Faces;
+use crate::installation::Installation;
 use crate::stage::Stage;
 use crate::systemd::Systemd;
 use crate::wire::receiver_settings;
@@ -56,16 +57,21 @@ impl Ports {
     /// Binds the listeners that these faces need.
     ///
     /// # Errors
-    /// Another process has a port, or the address does not belong to this machine.
+    /// Other processes have ports, or an address does not belong to this machine; the error names each.
     pub(crate) fn bind(config: &Config, faces: Faces) -> anyhow::Result<Self> {
-        let public = if faces.receiver {
-            Some(bind(config.settings.listen, &Settings::listen().about)?)
-        } else {
-            None
-        };
-        let api = config.settings.api_listen.filter(|_| faces.worker);
-        let api = api.map(|address| bind(address, &Settings::api_listen().about)).transpose()?;
-        Ok(Self { public, api, ops: bind(config.settings.ops_listen, &Settings::ops_listen().about)? })
+        let settings = &config.settings;
+        let public = faces.receiver.then(|| bind(settings.listen, &Settings::listen().about)).transpose();
+        let api = settings.api_listen.filter(|_| faces.worker);
+        let api = api.map(|address| bind(address, &Settings::api_listen().about)).transpose();
+        let ops = bind(settings.ops_listen, &Settings::ops_listen().about);
+        match (public, api, ops) {
+            (Ok(public), Ok(api), Ok(ops)) => Ok(Self { public, api, ops }),
+            (public, api, ops) => {
+                let wrong = [public.err(), api.err(), ops.err()].into_iter().flatten();
+                let texts: Vec<String> = wrong.map(|error| format!("{error:#}")).collect();
+                bail!(texts.join("\n"))
+            }
+        }
     }
 
     /// Returns more handles to the listeners that answer during a start: the first to accept gets the connection. Clients
@@ -78,7 +84,8 @@ impl Ports {
 
 fn bind(address: SocketAddr, setting: &About) -> anyhow::Result<TcpListener> {
     listen(address).with_context(|| {
-        format!("can't listen on {address} (setting {}); where another process has that port, give this one its own", setting.key)
+        let flag = setting.dashed();
+        format!("can't listen on {address} (setting {}); if another process has that port, give this one its own: {flag} HOST:PORT", setting.key)
     })
 }
 
@@ -103,6 +110,7 @@ impl StartupServer {
     /// The listeners cannot be shared.
     pub(crate) fn open(
         config: &Config,
+        faces: Faces,
         secrets: Option<SigningSecrets>,
         ports: &Ports,
         stage: &Stage,
@@ -126,7 +134,8 @@ impl StartupServer {
             });
         }
         let part = Component { name: "start", probe: Arc::new(stage.clone()) };
-        let ops = Ops::new(registry, None, Vec::new(), vec![part], clock)?;
+        let ops = Ops::new(registry, None, Vec::new(), vec![part], clock)?
+            .described_by(Installation::of(config, faces));
         let (ops_stop, reporting) = (stop.clone(), report(stage.clone()));
         let reports_stop = stop.clone();
         answering.spawn(async move {

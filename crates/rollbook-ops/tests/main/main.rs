@@ -40,7 +40,7 @@ async fn one_failing_part_gives_503_and_the_other_parts_stay_ok() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert_eq!(
         body(&answer),
-        "{\"parts\":{\"queue\":\"the disk is full\",\"store\":\"ok\"},\"status\":\"failing\"}\n"
+        "{\"parts\":{\"queue\":\"the disk is full\",\"store\":\"ok\"},\"since\":{\"queue\":\"2023-11-14T22:13:20.000Z\"},\"status\":\"failing\"}\n"
     );
     assert!(server.get("/livez").await.starts_with("HTTP/1.1 200 "), "liveness does not depend on the queue");
     server.stop().await;
@@ -57,7 +57,7 @@ async fn a_degraded_part_is_ready_and_reports_its_weakness() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!(
         body(&answer),
-        "{\"parts\":{\"queue\":\"degraded: appendfsync is everysec\",\"store\":\"ok\"},\"status\":\"degraded\"}\n"
+        "{\"parts\":{\"queue\":\"degraded: appendfsync is everysec\",\"store\":\"ok\"},\"since\":{\"queue\":\"2023-11-14T22:13:20.000Z\"},\"status\":\"degraded\"}\n"
     );
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 1");
     server.stop().await;
@@ -68,7 +68,10 @@ async fn a_queue_that_answers_but_refuses_deliveries_is_not_ready_and_reports_wh
     let server = Server::with_used_queue(FakeProbe::Failing("the disk is full")).await;
     let answer = server.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert_eq!(body(&answer), "{\"parts\":{\"queue\":\"the disk is full\"},\"status\":\"failing\"}\n");
+    assert_eq!(
+        body(&answer),
+        "{\"parts\":{\"queue\":\"the disk is full\"},\"since\":{\"queue\":\"2023-11-14T22:13:20.000Z\"},\"status\":\"failing\"}\n"
+    );
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 0");
     server.stop().await;
 
@@ -264,7 +267,7 @@ async fn a_watched_part_is_shown_and_does_not_affect_readiness() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!(
         body(&answer),
-        "{\"parts\":{\"queue\":\"ok\",\"store\":\"connection refused\"},\"status\":\"impaired\"}\n"
+        "{\"parts\":{\"queue\":\"ok\",\"store\":\"connection refused\"},\"since\":{\"store\":\"2023-11-14T22:13:20.000Z\"},\"status\":\"impaired\"}\n"
     );
     server.stop().await;
 }

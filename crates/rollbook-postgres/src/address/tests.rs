@@ -286,12 +286,40 @@ fn settings(query: &str) -> PostgresSettings {
 }
 
 #[test]
+fn the_fix_for_a_limit_of_connections_can_be_applied() {
+    for limit in 1..8 {
+        let text = Address::of(&settings(&format!("connection_limit={limit}"))).err().expect("fewer");
+        let may_follow = text.contains(&format!("set database_connections_max to {limit} and lanes"));
+        assert_eq!(may_follow, limit >= 2, "one lane and one more connection are the least: {text}");
+        assert!(text.to_lowercase().contains("leave connection_limit out"), "{text}");
+        let followed =
+            PostgresSettings { connections_max: limit, ..settings(&format!("connection_limit={limit}")) };
+        assert!(Address::of(&followed).is_ok(), "{limit}");
+    }
+    assert!(Address::of(&settings("schema=public")).is_ok(), "it can always be left out");
+}
+
+#[test]
+fn all_that_is_wrong_with_the_parameters_and_their_files_is_named_at_once() {
+    let query = "sslmode=maybe&target_session_attrs=standby&hostaddr=here&connection_limit=x&service=s";
+    let text = refusal(&format!("postgres://me@h/x?{query}"));
+    for part in ["sslmode", "target_session_attrs", "hostaddr", "connection_limit", "service"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let query = "connection_limit=1&sslmode=verify-full&sslrootcert=/no/ca&sslcert=/no/cert&sslkey=/no/key";
+    let text = Address::of(&settings(query)).err().expect("refused");
+    for part in ["connection_limit", "sslrootcert", "sslcert", "sslkey"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
 fn fewer_connections_than_are_set_are_a_contradiction_and_as_many_are_not() {
     for query in ["connection_limit=8", "connection_limit=100"] {
         assert!(Address::of(&settings(query)).is_ok(), "{query}");
     }
     let text = Address::of(&settings("connection_limit=7")).err().expect("fewer");
-    for word in ["connection_limit", "database_connections_max", "7", "8"] {
+    for word in ["connection_limit", "set database_connections_max to 7 and lanes to at most 6", "is 8"] {
         assert!(text.contains(word), "{text}");
     }
     for limit in ["0", "-1", "x", ""] {

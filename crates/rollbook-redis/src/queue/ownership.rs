@@ -101,6 +101,17 @@ impl RedisQueue {
         Ok(Ownership { keys, owner: None, refusal: None, is_unverified: false })
     }
 
+    /// Returns the random number that the first shard got with its set-up; `None` before that.
+    ///
+    /// # Errors
+    /// Fails if the server of that shard can't be asked.
+    pub async fn identity(&self) -> Result<Option<String>, QueueError> {
+        let Some(shard) = self.shards.first() else { return Ok(None) };
+        let epoch: Option<String> =
+            self.command_on(shard, cmd("HGET").arg(shard.keys.meta()).arg("epoch")).await?;
+        Ok(epoch.map(|epoch| format!("queue {epoch}")))
+    }
+
     /// Returns the time of the server's clock, which decides when messages are due. In a cluster: of one server.
     ///
     /// # Errors

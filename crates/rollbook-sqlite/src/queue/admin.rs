@@ -38,12 +38,14 @@ pub(super) fn stats(connection: &Connection, now: Timestamp) -> rusqlite::Result
     })
 }
 
-/// The room on the file system of this folder; nothing is known where it does not answer.
+/// The room on the file system of this folder, as `df` counts it: without the blocks that only root may use. Nothing is known
+/// where it does not answer.
 pub(super) fn space(folder: &Path) -> StorageSpace {
     let Ok(found) = rustix::fs::statvfs(folder) else { return StorageSpace::default() };
+    let used = found.f_blocks.saturating_sub(found.f_bfree);
     StorageSpace {
         disk_available: Some(found.f_bavail.saturating_mul(found.f_frsize)),
-        disk_size: Some(found.f_blocks.saturating_mul(found.f_frsize)),
+        disk_size: Some(used.saturating_add(found.f_bavail).saturating_mul(found.f_frsize)),
         ..StorageSpace::default()
     }
 }

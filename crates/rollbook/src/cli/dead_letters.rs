@@ -31,7 +31,7 @@ pub(crate) enum DeadLetters {
         /// Prints the last ones, and then each new one as it comes, one line each; --output json: one object a line
         #[arg(long)]
         follow: bool,
-        /// Maximum number of dead letters
+        /// Maximum number of dead letters, newest first
         #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
         /// Prints for people or for programs

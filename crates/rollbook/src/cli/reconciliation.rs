@@ -13,9 +13,11 @@ use crate::config::values::{self, AGE_MAX};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  CLERK_SECRET_KEY=sk_live_… rollbook reconcile --dry-run\n  \
                         rollbook reconcile\n  rollbook reconcile --only users --only organizations\n\n\
-                        The first run is the backfill; a later run writes only what differs. Exit code 0: every\n\
-                        difference is repaired; 1: something waits for you (rollbook reconcile status), or the run did\n\
-                        not finish.")]
+                        Needs CLERK_SECRET_KEY. The first run is the backfill: objects from before the endpoint existed. A\n\
+                        later one writes only what differs, such as after missed events. A worker with the key does it every\n\
+                        reconcile_every (24h) by itself: run this one to have it now, and --dry-run to see what differs.\n\n\
+                        Exit code 0: every difference is repaired; 1: something waits for you (rollbook reconcile status), or\n\
+                        the run did not finish.")]
 pub(crate) struct ReconcileCommand {
     #[command(subcommand)]
     pub(crate) other: Option<OfRuns>,

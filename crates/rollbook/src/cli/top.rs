@@ -15,16 +15,17 @@ const EVERY_MIN: Duration = Duration::from_millis(200);
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  rollbook top\n  rollbook top 10.0.0.5:9464 10.0.0.6:9464\n  \
                         rollbook top --once --output json\n\n\
-                        Reads /metrics and /readyz of the ops ports. Without a terminal it prints one snapshot. Ctrl-C\n\
-                        ends it. Exit code 1: no process answers.")]
+                        Look here first when you are called: it needs neither Prometheus nor a right on queue or store. It\n\
+                        reads /metrics and /readyz of the ops ports. Without a terminal it prints one snapshot. Ctrl-C ends\n\
+                        it. Exit code 1: no process answers.")]
 pub(crate) struct Top {
     /// Addresses of ops ports, HOST:PORT, of one deployment [default: the process at the setting `ops_listen`]
     #[arg(value_name = "ADDRESS", value_parser = address)]
     pub(crate) addresses: Vec<SocketAddr>,
-    /// Interval of a refresh; rates are those of the last 30 s
+    /// Interval of a refresh, 200ms to 1h; rates are those of the last 30 s
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = every)]
     pub(crate) every: Duration,
-    /// Prints one snapshot, after one interval
+    /// Prints one snapshot after one interval, and leaves nothing out: long lines are continued
     #[arg(long)]
     pub(crate) once: bool,
     /// Prints for people or for programs; json is one snapshot

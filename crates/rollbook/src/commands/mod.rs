@@ -24,9 +24,10 @@ use clap::CommandFactory as _;
 
 pub(crate) use self::subjects::NothingKnown;
 use crate::cli::{Cli, Command};
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, Examined, Problems, missing_secret};
 use crate::faces::Faces;
 use crate::flags::SettingFlags;
+use crate::wire::{self, Component};
 use crate::{logging, output};
 
 /// Runs the command.
@@ -64,6 +65,26 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
 /// Reads the configuration and starts the log.
 fn load(settings: &SettingFlags) -> anyhow::Result<Config> {
     let config = Config::load(&settings.sources())?;
+    logging::start(&config.settings, &Environment::read())?;
+    Ok(config)
+}
+
+/// Reads the configuration of a process with these faces and starts the log.
+///
+/// # Errors
+/// Everything that is wrong: values, settings that do not fit together, missing secrets, URLs that can't be used.
+fn load_for(settings: &SettingFlags, faces: Faces) -> anyhow::Result<Config> {
+    let Examined { config, mut problems, has_secret, hints } = Config::examine(&settings.sources());
+    if faces.receiver && !has_secret {
+        problems.0.extend(missing_secret(&hints).0);
+    }
+    let parts: &[Component] = if faces.worker { &Component::ALL } else { &[Component::Queue] };
+    if let Some(config) = &config {
+        let wrong = parts.iter().filter_map(|part| wire::check_server(config, *part).err());
+        problems.0.extend(wrong.flat_map(|wrong| wrong.0));
+    }
+    problems.check()?;
+    let config = config.ok_or_else(Problems::default)?;
     logging::start(&config.settings, &Environment::read())?;
     Ok(config)
 }

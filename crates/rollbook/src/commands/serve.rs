@@ -6,7 +6,7 @@ use prometheus::Registry;
 use rollbook_core::weakness::Weakness;
 use tokio_util::sync::CancellationToken;
 
-use super::{load, on_all_cores};
+use super::{load_for, on_all_cores};
 use crate::cli::Start;
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
@@ -28,10 +28,7 @@ pub(super) const OTHER_FILES: u64 = 256;
 
 /// Serves until a signal.
 pub(crate) fn run(settings: SettingFlags, faces: Faces, arguments: &Start) -> anyhow::Result<()> {
-    let mut config = load(&settings)?;
-    if faces.receiver {
-        config.signing_secrets()?;
-    }
+    let mut config = load_for(&settings, faces)?;
     raise_file_limit(&mut config);
     let read_all: ReadAll = Arc::new(move |config| config.load_again(&settings.sources()));
     on_all_cores(serve(Arc::new(config), read_all, faces, arguments.migrate))
@@ -42,10 +39,12 @@ async fn serve(config: Arc<Config>, read_all: ReadAll, faces: Faces, migrate: bo
     let (signals, hangups) = (Signals::listen()?, Hangups::listen()?);
     let clock = Arc::new(SystemClock);
     tracing::info!("rollbook {}", env!("CARGO_PKG_VERSION"));
-    // Checked before a port is bound: a missing secret is a wrong configuration.
+    for hint in &config.hints {
+        tracing::warn!("{hint}");
+    }
     let secrets = if faces.receiver { Some(config.signing_secrets()?) } else { None };
     let (ports, stage) = (Ports::bind(&config, faces)?, Stage::default());
-    let startup_server = StartupServer::open(&config, secrets, &ports, &stage, clock.clone())?;
+    let startup_server = StartupServer::open(&config, faces, secrets, &ports, &stage, clock.clone())?;
     let stop = CancellationToken::new();
     let relaying = signals.relay(stop.clone());
     tokio::pin!(relaying);

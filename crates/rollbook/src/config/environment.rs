@@ -9,6 +9,9 @@ use super::settings::SETTINGS;
 use super::source::{Given, Values};
 use super::values::wrong;
 
+/// Variable that a user may expect to name the file of settings. No setting can: the file is read after the environment.
+const FILE_OF_SETTINGS: &str = "ROLLBOOK_CONFIG";
+
 /// Variables of the process, read once at the start.
 pub(crate) struct Environment(Vec<(String, OsString)>);
 
@@ -28,6 +31,11 @@ impl Environment {
     /// Keeps only these variables.
     pub(crate) fn only(self, names: &[String]) -> Self {
         Self(self.0.into_iter().filter(|(name, _)| names.contains(name)).collect())
+    }
+
+    /// Returns the names of the variables that are set and not empty.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.as_str())
     }
 
     /// Returns whether the user wants no colours (<https://no-color.org>).
@@ -59,7 +67,11 @@ impl Environment {
                     let wrong = wrong("is not valid UTF-8 text", "write it in UTF-8");
                     problems.push(Problem::of(setting.key, Some(&origin), wrong));
                 }
-                (Err(fix), _) if name.starts_with("ROLLBOOK_") && !is_service_link(name) => {
+                (Err(_), _) if name == FILE_OF_SETTINGS => {
+                    let fix = "name the file by the flag --config FILE, or call it rollbook.toml";
+                    problems.push(Problem::of(name, Some(&origin), wrong("there is no such setting", fix)));
+                }
+                (Err(fix), value) if name.starts_with("ROLLBOOK_") && !is_service_link(name, value) => {
                     problems.push(Problem::of(name, Some(&origin), wrong("there is no such setting", fix)));
                 }
                 (Err(_), _) => {}
@@ -70,15 +82,18 @@ impl Environment {
 }
 
 /// Returns whether Kubernetes has set the variable. It gives every pod `ROLLBOOK_PORT_8080_TCP_ADDR` and the
-/// like if a Service is called `rollbook` or `rollbook-…`. No setting has such a name.
-fn is_service_link(name: &str) -> bool {
+/// like if a Service is called `rollbook` or `rollbook-…`. No setting has such a name. `ROLLBOOK_PORT` is a URL then: a
+/// number is a user's.
+fn is_service_link(name: &str, value: Option<&str>) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let port = |text: &str| {
         let mut words = text.split('_');
         let is_port = words.next().is_some_and(number);
         is_port && matches!(words.next(), Some("TCP" | "UDP" | "SCTP"))
     };
-    name.ends_with("_PORT")
+    let is_url = value.is_some_and(|value| value.contains("://"));
+    (name.ends_with("_PORT") && is_url)
+        || name.ends_with("_SERVICE_PORT")
         || name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT_")
         || name.match_indices("_PORT_").any(|(at, word)| port(&name[at + word.len()..]))
@@ -114,7 +129,7 @@ mod tests {
                 for suffix in ["", "_FILE"].into_iter().take(1 + usize::from(setting.may_be_in_file())) {
                     let (wrong, right) = (format!("{wrong}{suffix}"), format!("{variable}{suffix}"));
                     let is_known = SETTINGS.iter().any(|known| known.environment() == wrong);
-                    if is_known || is_service_link(&wrong) || wrong == right {
+                    if is_known || is_service_link(&wrong, Some("x")) || wrong == right {
                         continue;
                     }
                     let mut problems = Vec::new();
@@ -141,9 +156,28 @@ mod tests {
             "ROLLBOOK_PORT_8080_TCP",
             "ROLLBOOK_RECEIVER_PORT_8080_TCP_ADDR",
         ] {
-            assert!(is_service_link(name), "{name}");
+            assert!(is_service_link(name, Some("tcp://10.0.0.7:8080")), "{name}");
         }
-        assert!(SETTINGS.iter().all(|setting| !is_service_link(&setting.environment())));
-        assert!(!is_service_link("ROLLBOOK_PORT_NAME"));
+        assert!(SETTINGS.iter().all(|setting| !is_service_link(&setting.environment(), Some("tcp://x"))));
+        assert!(!is_service_link("ROLLBOOK_PORT_NAME", Some("tcp://10.0.0.7:8080")));
+    }
+
+    #[test]
+    fn an_unknown_variable_is_compared_without_the_prefix_that_all_have() {
+        for (variable, value, fix) in [
+            ("ROLLBOOK_FOO", "x", "unset it (rollbook config"),
+            ("ROLLBOOK_ZZZZZZ", "x", "unset it"),
+            ("ROLLBOOK_LANE", "x", "did you mean ROLLBOOK_LANES?"),
+            ("ROLLBOOK_DATADIR", "x", "did you mean ROLLBOOK_DATA_DIR?"),
+            ("ROLLBOOK_WEBHOOK_PATHS", "x", "did you mean ROLLBOOK_WEBHOOK_PATH?"),
+            ("ROLLBOOK_SIGNING_SECRET", "x", "did you mean CLERK_WEBHOOK_SIGNING_SECRET?"),
+            ("ROLLBOOK_PORT", "8080", "did you mean PORT?"),
+            ("ROLLBOOK_CONFIG", "/etc/rollbook.toml", "--config FILE"),
+        ] {
+            let mut problems = Vec::new();
+            Environment::of(&[(variable, value)]).values(Values::default(), &mut problems);
+            assert_eq!(problems.len(), 1, "{variable}");
+            assert!(problems[0].to_string().contains(fix), "{}", problems[0]);
+        }
     }
 }

@@ -11,6 +11,7 @@ mod contents;
 pub(crate) mod environment;
 mod file;
 mod forward;
+mod hints;
 mod problem;
 mod reader;
 pub(crate) mod reference;
@@ -35,6 +36,7 @@ use rollbook_receiver::WebhookPaths;
 
 pub(crate) use self::environment::Environment;
 pub(crate) use self::forward::{ForwardGroup, GROUP as FORWARD};
+pub(crate) use self::hints::Hint;
 pub(crate) use self::problem::{Origin, Problem, Problems};
 use self::reader::Declared as _;
 use self::relations::Places;
@@ -57,7 +59,35 @@ pub(crate) struct Config {
     pub(crate) forwards: BTreeMap<String, ForwardGroup>,
     /// Places of queue and store.
     pub(crate) places: Places,
+    /// Variables that are probably meant for a setting without a value.
+    pub(crate) hints: Vec<Hint>,
     values: Values,
+}
+
+/// A configuration, with all that is wrong with it.
+pub(crate) struct Examined {
+    /// The configuration, if every value could be read: its settings may not fit together.
+    pub(crate) config: Option<Config>,
+    /// What is wrong.
+    pub(crate) problems: Problems,
+    /// Whether a source gives signing secrets, well-formed or not.
+    pub(crate) has_secret: bool,
+    /// Variables that are probably meant for a setting without a value.
+    pub(crate) hints: Vec<Hint>,
+}
+
+/// Problem of a receiver without signing secrets.
+pub(crate) fn missing_secret(hints: &[Hint]) -> Problems {
+    let name = Settings::clerk_webhook_signing_secret().about.environment();
+    let hint = hints.iter().find(|hint| hint.meant == name);
+    let wrong =
+        hint.map_or_else(|| "is not set".to_owned(), |hint| format!("is not set ({} is)", hint.variable));
+    Problems::one(
+        name,
+        wrong,
+        "copy the Signing Secret (whsec_…) of your endpoint from Clerk's dashboard, Webhooks; \
+         or see it work without one: rollbook demo",
+    )
 }
 
 /// A file that values came from.
@@ -96,6 +126,17 @@ impl Config {
 
     /// Reads all sources as they are now. `empty` knows how files are read.
     fn load_from(sources: &Sources<'_>, empty: &Values) -> Result<Self, Problems> {
+        let Examined { config, problems, .. } = Self::examine_from(sources, empty);
+        problems.check()?;
+        config.ok_or_else(Problems::default)
+    }
+
+    /// Reads all sources, and reports all that is wrong.
+    pub(crate) fn examine(sources: &Sources<'_>) -> Examined {
+        Self::examine_from(sources, &Values::default())
+    }
+
+    fn examine_from(sources: &Sources<'_>, empty: &Values) -> Examined {
         let mut problems = Vec::new();
         let mut values = match sources.file {
             FileSource::Named(path) => file::values(Some(path), empty.clone(), &mut problems),
@@ -109,7 +150,18 @@ impl Config {
             flags.give(setting.key, false, given, &mut problems);
         }
         values.override_by(flags);
-        Self::read(values, problems)?.checked()
+        let secret = Settings::clerk_webhook_signing_secret().about.key;
+        let has_secret =
+            values.get(secret).is_some() || problems.iter().any(|problem| problem.name == secret);
+        let hints = hints::of(&sources.environment, &values);
+        match Self::read(values, problems) {
+            Ok(mut config) => {
+                config.hints.clone_from(&hints);
+                let problems = config.relation_problems();
+                Examined { config: Some(config), problems, has_secret, hints }
+            }
+            Err(problems) => Examined { config: None, problems, has_secret, hints },
+        }
     }
 
     fn read(mut values: Values, mut problems: Vec<Problem>) -> Result<Self, Problems> {
@@ -139,7 +191,7 @@ impl Config {
             queue: queue.cloned().unwrap_or_else(|| embedded("queue.db")),
             store: settings.database_url.clone().unwrap_or_else(|| embedded("store.db")),
         };
-        Ok(Self { settings, forwards, places, values })
+        Ok(Self { settings, forwards, places, hints: Vec::new(), values })
     }
 
     /// Returns the signing secrets.
@@ -147,15 +199,7 @@ impl Config {
     /// # Errors
     /// The setting has no value.
     pub(crate) fn signing_secrets(&self) -> Result<SigningSecrets, Problems> {
-        let secrets = self.settings.clerk_webhook_signing_secret.clone();
-        secrets.ok_or_else(|| {
-            Problems::one(
-                Settings::clerk_webhook_signing_secret().about.environment(),
-                "is not set",
-                "copy the Signing Secret (whsec_…) of your endpoint from Clerk's dashboard, Webhooks; \
-                 or see it work without one: rollbook demo",
-            )
-        })
+        self.settings.clerk_webhook_signing_secret.clone().ok_or_else(|| missing_secret(&self.hints))
     }
 
     /// Returns the secret key of the Clerk instance.
@@ -236,13 +280,18 @@ impl Config {
 
     /// Returns the configuration if its settings fit together.
     fn checked(self) -> Result<Self, Problems> {
+        self.relation_problems().check()?;
+        Ok(self)
+    }
+
+    /// Returns the settings that do not fit together.
+    fn relation_problems(&self) -> Problems {
         let relations = Settings::relations();
         let broken = relations.iter().filter(|one| !one.holds(&self.settings, &self.places));
         let mut problems: Vec<Problem> =
             broken.map(|one| self.problem(one.setting, one.wrong, one.fix)).collect();
         problems.extend(self.forward_problems());
-        Problems(problems).check()?;
-        Ok(self)
+        Problems(problems)
     }
 
     /// Returns what is wrong with the forwards as a whole, and with settings of each that do not fit together.

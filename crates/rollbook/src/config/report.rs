@@ -32,6 +32,9 @@ impl Config {
             wrap(&mut text, "", &harmless(&format!("{key} = {value} ({from})")));
             wrap(&mut text, INDENT, setting.help);
         }
+        for hint in &self.hints {
+            wrap(&mut text, "", &harmless(&hint.to_string()));
+        }
         text.push_str(
             "\nEach setting is also a flag, with - for _: --data-dir. A secret or a public key has no flag.\n\
              In the environment it is ROLLBOOK_ and its name in capitals; ops/CONFIG.md names the others.\n",

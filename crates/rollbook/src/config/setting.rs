@@ -131,7 +131,13 @@ pub(super) fn find(
         });
         // A name that differs in its prefix only is meant, whatever else is similar.
         let is_meant = |known: &String| without_prefix(known) == without_prefix(name);
-        let meant = known_names.clone().find(is_meant).or_else(|| nearest(name, known_names));
+        // The prefix would make every name similar to every other.
+        let similar = || {
+            let found =
+                nearest(&without_prefix(name), known_names.clone().map(|known| without_prefix(&known)))?;
+            known_names.clone().find(|known| without_prefix(known) == found)
+        };
+        let meant = known_names.clone().find(is_meant).or_else(similar);
         let fix = meant.map_or_else(|| otherwise.to_owned(), |meant| format!("did you mean {meant}?"));
         format!("{fix} (rollbook config lists every setting)")
     })

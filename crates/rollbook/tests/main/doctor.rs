@@ -89,11 +89,7 @@ fn before_the_first_start_nothing_has_failed_and_nothing_is_made() {
         assert_eq!(states(&report, check), ["skipped"], "{report}");
     }
     let clock = finding(&report, "clock").0;
-    assert!(
-        clock
-            .ends_with("nothing to compare it with; timedatectl must say \"System clock synchronized: yes\""),
-        "{report}"
-    );
+    assert!(clock.ends_with("check that timedatectl says \"System clock synchronized: yes\""), "{report}");
     assert_eq!(std::fs::read_dir(home.path()).expect("a folder").count(), 0, "it reads only");
     let report = home.run(&["doctor", "--face", "work", "--output", "json"], &[]).ended(1).json();
     assert_eq!(
@@ -123,7 +119,16 @@ fn a_wrong_configuration_ends_with_2_and_every_fault_is_a_line_with_its_fix() {
 
     let home = Home::new();
     let report = home.run(&["doctor", "--output", "json"], &[]).ended(2).json();
-    assert_eq!(states(&report, "signing_secret"), ["failed"]);
+    assert_eq!(states(&report, "signing_secret"), ["failed"], "{report}");
+    // Settings that do not fit together keep no other check from running, and a missing secret is named with wrong values.
+    let report = home.run(&["doctor", "--output", "json"], &[("ROLLBOOK_LEASE_FOR", "4s")]).ended(2).json();
+    assert_eq!(states(&report, "configuration"), ["failed"], "{report}");
+    assert_eq!(
+        (states(&report, "signing_secret"), states(&report, "store").len()),
+        (vec!["failed".into()], 1)
+    );
+    let wrong = home.run(&["doctor"], &[("ROLLBOOK_LANES", "0")]).ended(2).out;
+    assert!(wrong.contains("lanes") && wrong.contains("CLERK_WEBHOOK_SIGNING_SECRET: is not set"), "{wrong}");
     assert_eq!(states(&report, "store"), ["skipped"], "the rest is looked at all the same");
     let url = [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("ROLLBOOK_QUEUE_URL", "redis://:ImASecret@h:none")];
     let ran = home.run(&["doctor"], &url).ended(2);
@@ -145,7 +150,7 @@ fn the_secret_of_another_endpoint_is_found_by_send_and_neither_is_printed() {
     assert_eq!(states(&report, "refusals"), ["warning"]);
     let (found, fix) = finding(&report, "refusals");
     assert!(fix.contains("signing secret"), "{report}");
-    assert!(found.starts_with("1 for signature since 2"), "{report}");
+    assert!(found.starts_with("1 refused for signature since 2"), "{report}");
     // The accepted test event does not change this finding.
     let report = about(&home, &server, &["--send", "--url", &server.receiver, "--output", "json"]);
     let report = report.ended(0).json();
@@ -167,6 +172,40 @@ fn a_process_with_other_files_is_detected() {
     let (found, fix) = finding(&report, "send");
     assert!(found.contains("neither the queue nor the ledger"), "{found}");
     assert!(fix.contains("settings of the running process"), "{fix}");
+}
+
+#[test]
+fn a_process_of_another_installation_with_the_same_secret_and_port_has_failed_and_is_named() {
+    let (home, elsewhere) = (Home::new(), Home::new());
+    let server = Server::start(&elsewhere);
+    // Before the first start: no file exists here, and theirs do.
+    for with_files in [false, true] {
+        if with_files {
+            home.run(&["migrate"], &[]).ended(0);
+        }
+        let report = about(&home, &server, &["--output", "json"]).ended(1).json();
+        assert_eq!(states(&report, "process"), ["failed"], "{report}");
+        let (found, fix) = finding(&report, "process");
+        for part in ["another installation's rollbook serve", "rollbook-data/queue.db", &server.ops] {
+            assert!(found.contains(part), "{part}: {found}");
+        }
+        assert!(found.contains(&*elsewhere.path().to_string_lossy()), "the place of theirs: {found}");
+        assert!(found.contains(&*home.path().to_string_lossy()), "the place of ours: {found}");
+        assert!(fix.contains("--ops-listen") && fix.contains("--config"), "{fix}");
+        // What it says of its deliveries, secrets and changes is not about this installation.
+        assert_eq!(states(&report, "deliveries"), ["skipped"], "{report}");
+        for check in ["sequencer", "signing_secrets_in_use", "refusals"] {
+            assert_eq!(states(&report, check), [""; 0], "{check}: {report}");
+        }
+    }
+    // The right one, by another path to the same folder.
+    let folder = elsewhere.path().join("rollbook-data");
+    let folder = folder.to_str().expect("UTF-8");
+    let report = about(&home, &server, &["--data-dir", folder, "--output", "json"]).ended(0).json();
+    assert!(finding(&report, "process").0.starts_with("rollbook serve "), "{report}");
+    let instance = ["--clerk-instance-id", "ins_mine", "--data-dir", folder, "--output", "json"];
+    let report = about(&home, &server, &instance).ended(0).json();
+    assert_eq!(states(&report, "process"), ["ok"], "theirs accepts every instance: {report}");
 }
 
 #[test]

@@ -94,3 +94,74 @@ async fn a_signal_ends_a_start_that_migrates_and_leaves_the_file_as_it_was() {
     let found = "SELECT count(*) FROM sqlite_schema WHERE name = 'reconcile_runs'";
     assert_eq!(store.query_row(found, [], |row| row.get::<_, i64>(0)), Ok(0));
 }
+
+#[tokio::test]
+async fn a_variable_that_is_probably_meant_is_named_at_the_start_in_config_and_by_doctor() {
+    let home = Home::new(BINARY)
+        .with("DATABASE_URI", "postgres://me:ImASecret@h/x")
+        .with("CLERK_API_KEY", "ImASecretToo");
+    let hints = [
+        "DATABASE_URI is set, and Rollbook does not read it: did you mean DATABASE_URL?",
+        "did you mean CLERK_SECRET_KEY?",
+    ];
+    let _serving = home.start_ready(&["serve"]).await;
+    let output = |command: &str| {
+        let ran = home.command(&[command]).output().expect("the binary starts");
+        format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr))
+    };
+    for shown in [home.log(), output("config"), output("doctor")] {
+        assert!(hints.iter().all(|hint| shown.contains(hint)), "{shown}");
+        assert!(!shown.contains("ImASecret"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_wrong_with_a_configuration_is_said_at_once_before_a_port_is_bound() {
+    let refused = |home: &Home, command: &str| {
+        let ran = home.command(&[command]).output().expect("the binary starts");
+        assert_eq!(ran.status.code(), Some(2), "{ran:?}");
+        String::from_utf8_lossy(&ran.stderr).into_owned()
+    };
+    let urls = Home::new(BINARY)
+        .without("CLERK_WEBHOOK_SIGNING_SECRET")
+        .with("CLERK_WEBHOOK_SECRET", "whsec_ImASecret")
+        .with("ROLLBOOK_QUEUE_URL", "redis://h:none")
+        .with("DATABASE_URL", "postgres://h/x?connection_limit=1")
+        .with("ROLLBOOK_LEASE_FOR", "4s");
+    let text = refused(&urls, "serve");
+    for part in ["is not set (CLERK_WEBHOOK_SECRET is)", "queue_url (", "connection_limit", "lease_for ("] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("ImASecret"), "{text}");
+    let of_a_worker = refused(&urls, "work");
+    assert!(!of_a_worker.contains("SIGNING_SECRET") && of_a_worker.contains("queue_url ("), "{of_a_worker}");
+    let of_a_receiver = refused(&urls, "receive");
+    assert!(
+        !of_a_receiver.contains("connection_limit") && of_a_receiver.contains("queue_url ("),
+        "{of_a_receiver}"
+    );
+    let values = Home::new(BINARY)
+        .without("CLERK_WEBHOOK_SIGNING_SECRET")
+        .with("ROLLBOOK_LANES", "0")
+        .with("ROLLBOOK_FOO", "x");
+    for part in ["CLERK_WEBHOOK_SIGNING_SECRET: is not set", "lanes (", "ROLLBOOK_FOO"] {
+        assert!(refused(&values, "serve").contains(part), "{part}");
+    }
+}
+
+#[tokio::test]
+async fn every_port_that_another_process_has_is_named_at_once_with_its_flag() {
+    let home = Home::new(BINARY);
+    let _serving = home.start_ready(&["serve"]).await;
+    let second = home.command(&["serve"]).output().expect("the binary starts");
+    assert_eq!(second.status.code(), Some(1), "{second:?}");
+    let text = String::from_utf8_lossy(&second.stderr);
+    for part in [
+        home.listen.to_string(),
+        home.ops.to_string(),
+        "--listen HOST:PORT".into(),
+        "--ops-listen HOST:PORT".into(),
+    ] {
+        assert!(text.contains(&part), "{part}: {text}");
+    }
+}

@@ -40,7 +40,7 @@ fn a_snapshot_of_a_process_has_its_rates_its_queue_its_parts_and_its_dead_letter
     assert!(!text.contains('\u{1b}'), "{text:?}");
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
     let both = top(&["--once", "127.0.0.1:1"]).ended(0).out;
-    assert!(both.contains("127.0.0.1:1  no answer") && both.contains("last error    2"), "{both}");
+    assert!(both.contains("127.0.0.1:1  no answer") && both.contains("last error    since 2"), "{both}");
 }
 
 #[test]

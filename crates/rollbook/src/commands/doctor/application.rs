@@ -24,7 +24,7 @@ pub(super) async fn api(config: &Config, needs: &Needs) -> Option<Finding> {
         return None;
     }
     let (Some(listen), Some(tokens)) = (config.settings.api_listen, &config.settings.api_tokens) else {
-        return Some(skipped(API, "off: api_listen is not set"));
+        return Some(skipped(API, "off, because api_listen is not set: applications read the tables by SQL"));
     };
     let address = reachable(listen);
     let ask = async |path| -> Result<Answer, RequestError> {
@@ -32,7 +32,7 @@ pub(super) async fn api(config: &Config, needs: &Needs) -> Option<Finding> {
     };
     if Connection::connect(address, ASK_TIMEOUT).await.is_err() {
         let why = format!(
-            "nothing answers at http://{address} (api_listen): the process is not running, or elsewhere"
+            "nothing answers at http://{address} (api_listen): no worker runs there, or it has no API"
         );
         return Some(skipped(API, why));
     }
@@ -67,7 +67,8 @@ pub(super) fn sequencer(config: &Config, metrics: &str) -> Option<Finding> {
     }
     if pending > PENDING_MAX.as_secs_f64() {
         let found = format!("changes of rows have waited for a position for {pending:.0} s");
-        let fix = "the process's log names the reason; see RollbookChangesStalled in the runbook";
+        let fix =
+            "the worker's log names the reason; RollbookChangesStalled in ops/RUNBOOK.md says what to do";
         return Some(warning(SEQUENCER, found, fix));
     }
     // A position has less than 53 bits.
@@ -75,7 +76,14 @@ pub(super) fn sequencer(config: &Config, metrics: &str) -> Option<Finding> {
     let position = position as u64;
     Some(ok(
         SEQUENCER,
-        format!("the process gives changes their positions, and saw {} last", thousands(position)),
+        if position == 0 {
+            "the worker numbers the changes of rows for their readers; there was none yet".to_owned()
+        } else {
+            format!(
+                "the worker numbers the changes of rows for their readers; the last number is {}",
+                thousands(position)
+            )
+        },
     ))
 }
 

@@ -25,13 +25,13 @@ const RUNS: usize = 20;
 /// Checks the key and the last reconciliation, with one request to Clerk.
 pub(super) async fn api(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
-        return vec![skipped(KEY, "a receiver uses none")];
+        return vec![skipped(KEY, "only a worker uses one")];
     }
     let status = status(config, clock).await;
     if config.settings.clerk_secret_key.is_none() {
         let missing = format!(
-            "CLERK_SECRET_KEY is not set: who signed up before the endpoint existed, and what never arrived, stays missing; \
-             {SECRET_KEY_FIX}"
+            "off, because CLERK_SECRET_KEY is not set: users from before the endpoint existed, and events that never arrived, \
+             stay missing. To have them read from Clerk's API, {SECRET_KEY_FIX}"
         );
         let other = status.filter(|status| !status.runs.is_empty() || !status.waiting.is_empty());
         let runs = other.map(|status| last_run(config, &status, clock.now()));
@@ -49,7 +49,7 @@ pub(super) async fn api(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) 
     let runs = status.as_ref().map_or(&[][..], |status| &status.runs);
     let mut findings = match asked {
         Ok(Ok(instance)) => vec![
-            ok(KEY, format!("accepted; it is of a {} instance", instance.environment)),
+            ok(KEY, format!("Clerk accepts it; it is of a {} instance", instance.environment)),
             judge_instance(&instance.id, config.settings.clerk_instance_id.as_deref(), runs),
             judge_clock(now, &instance),
         ],
@@ -70,7 +70,8 @@ pub(super) async fn api(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) 
 }
 
 fn unanswered(why: String) -> Finding {
-    warning(KEY, why, "is clerk_api_url right, and reachable from here? Deliveries do not need it")
+    let fix = "check that this machine reaches clerk_api_url; deliveries are applied without it";
+    warning(KEY, why, fix)
 }
 
 /// Reads the records. `None` if the store does not answer, which its own check reports.
@@ -153,9 +154,11 @@ fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
     let is_late = every.is_some_and(|every| ago > every * 2);
     match run.state {
         RunState::Failed => warning(RECONCILE, found, "remove the reason, then: rollbook reconcile"),
-        _ if is_late => {
-            warning(RECONCILE, found, "is a worker running with CLERK_SECRET_KEY (rollbook serve or work)?")
-        }
+        _ if is_late => warning(
+            RECONCILE,
+            found,
+            "check that a worker is running with CLERK_SECRET_KEY (rollbook serve or work)",
+        ),
         RunState::Running if run.error.is_some() => {
             warning(RECONCILE, found, "rollbook reconcile --resume continues it")
         }

@@ -29,10 +29,44 @@ pub(super) const CLOCK: &str = "clock";
 const FILES: &str = "files";
 const DISK: &str = "disk";
 const OPEN_FILES: &str = "open_files";
+const NO_FILES: &str = "queue and store are on servers, so nothing is kept on this machine";
+
+/// Difference between this machine's clock and that of `owner`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Skew {
+    owner: String,
+    by: Duration,
+    is_ahead: bool,
+}
+
+impl Skew {
+    /// Compares this machine's time with that of `owner` at the same moment.
+    pub(super) fn of(ours: Timestamp, theirs: Timestamp, owner: impl Into<String>) -> Self {
+        let is_ahead = ours > theirs;
+        let by = if is_ahead { ours.since(theirs) } else { theirs.since(ours) };
+        Self { owner: owner.into(), by, is_ahead }
+    }
+
+    fn judge(&self, tolerance: Duration) -> Finding {
+        let way = if self.is_ahead { "ahead of" } else { "behind" };
+        let found =
+            format!("this machine's clock is {:.1} s {way} that of {}", self.by.as_secs_f64(), self.owner);
+        let fix = "have both set by NTP (timedatectl set-ntp true); the wrong one may be either";
+        if self.by > tolerance {
+            let more =
+                format!("{found}; a delivery that is more than {} s off is refused", tolerance.as_secs());
+            failed(CLOCK, more, fix)
+        } else if self.by > SKEW_OK {
+            warning(CLOCK, found, fix)
+        } else {
+            ok(CLOCK, found)
+        }
+    }
+}
 
 /// Compares this machine's clock with those of the servers that answer.
-pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> Findings {
-    let mut findings = Vec::new();
+pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> Vec<Skew> {
+    let mut skews = Vec::new();
     for part in needs.parts() {
         let asked_at = clock.now();
         let Ok(Some(answer)) =
@@ -43,39 +77,33 @@ pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> 
         // The check of the server reports that it is unreachable.
         let Ok(theirs) = answer else { continue };
         let answered_at = clock.now();
-        let owner = format!("the {}'s server", part.name());
         let middle = asked_at.plus(answered_at.since(asked_at) / 2);
-        findings.push(judge_skew(middle, theirs, &owner, config.settings.tolerance));
+        skews.push(Skew::of(middle, theirs, format!("the {}'s server", part.name())));
     }
-    findings
+    skews
 }
 
-/// Returns the finding for a clock that nothing can be compared with.
-pub(super) fn lonely_clock(clock: &dyn Clock) -> Finding {
-    let now = clock.now();
-    skipped(
-        CLOCK,
-        format!("{now}; nothing to compare it with; timedatectl must say \"System clock synchronized: yes\""),
-    )
+/// Returns one line for all clocks that agree with this machine's, and one for each other clock.
+pub(super) fn judge_clocks(skews: &[Skew], now: Timestamp, tolerance: Duration) -> Findings {
+    let (close, others): (Vec<&Skew>, Vec<&Skew>) = skews.iter().partition(|skew| skew.by < SECONDS);
+    let owners: Vec<&str> = close.iter().map(|skew| skew.owner.as_str()).collect();
+    let agreed = match owners.split_last() {
+        None if others.is_empty() => Some(skipped(
+            CLOCK,
+            format!(
+                "this machine's time is {now}; there is no other clock to compare it with, so check that timedatectl says \
+                 \"System clock synchronized: yes\""
+            ),
+        )),
+        None => None,
+        Some((last, [])) => Some(agreement(last)),
+        Some((last, first)) => Some(agreement(&format!("{} and {last}", first.join(", ")))),
+    };
+    others.into_iter().map(|skew| skew.judge(tolerance)).chain(agreed).collect()
 }
 
-/// Compares this machine's clock with that of `owner`.
-pub(super) fn judge_skew(ours: Timestamp, theirs: Timestamp, owner: &str, tolerance: Duration) -> Finding {
-    let (skew, way) =
-        if ours > theirs { (ours.since(theirs), "ahead of") } else { (theirs.since(ours), "behind") };
-    if skew < SECONDS {
-        return ok(CLOCK, format!("within {} s of the clock of {owner}", SECONDS.as_secs()));
-    }
-    let found = format!("{:.1} s {way} the clock of {owner}", skew.as_secs_f64());
-    let fix = "have both set by NTP (timedatectl set-ntp true); the wrong one may be either";
-    if skew > tolerance {
-        let more = format!("{found}; a delivery may be {} s off, then it is refused", tolerance.as_secs());
-        failed(CLOCK, more, fix)
-    } else if skew > SKEW_OK {
-        warning(CLOCK, found, fix)
-    } else {
-        ok(CLOCK, found)
-    }
+fn agreement(owners: &str) -> Finding {
+    ok(CLOCK, format!("this machine's clock is within {} s of that of {owners}", SECONDS.as_secs()))
 }
 
 /// Checks the files on this machine, and the log and index files that SQLite adds to them.
@@ -100,8 +128,8 @@ pub(super) fn files(config: &Config, needs: &Needs) -> Findings {
         return findings;
     }
     vec![match (folders(config, needs).is_empty(), all.len()) {
-        (true, _) => skipped(FILES, "nothing is kept on this machine"),
-        (false, 0) => ok(FILES, "none yet; their folder can be written to"),
+        (true, _) => skipped(FILES, NO_FILES),
+        (false, 0) => ok(FILES, "there are none yet; their folder can be written to"),
         (false, count) => ok(FILES, format!("{}; only this user can read them", many(count as u64, "file"))),
     }]
 }
@@ -118,7 +146,7 @@ fn judge_file(path: &Path) -> Option<Finding> {
 pub(super) fn disk(config: &Config, needs: &Needs) -> Findings {
     let folders = folders(config, needs);
     if folders.is_empty() {
-        return vec![skipped(DISK, "nothing is kept on this machine")];
+        return vec![skipped(DISK, NO_FILES)];
     }
     folders.iter().map(|folder| judge_room(folder)).collect()
 }
@@ -131,7 +159,7 @@ fn judge_room(folder: &Path) -> Finding {
             return failed(DISK, format!("{} can't be asked ({error})", there.display()), "is it mounted?");
         }
     };
-    let found = format!("{} MiB free for {}", thousands(room >> 20), folder.display());
+    let found = format!("{} MiB are free on the disk of {}", thousands(room >> 20), folder.display());
     let fix = "make room, or name a larger disk by data_dir";
     match room {
         0..ROOM_MIN => failed(DISK, found, fix),
@@ -143,17 +171,25 @@ fn judge_room(folder: &Path) -> Finding {
 /// Checks how many files, and so connections, a process may have open.
 pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
     if !needs.receiver {
-        return skipped(OPEN_FILES, "a worker has few");
+        return skipped(OPEN_FILES, "only a receiver has many connections");
     }
     let wanted = config.settings.connections_max as u64 + OTHER_FILES;
     match Resource::NOFILE.get() {
         Ok((_, hard)) if hard < wanted => warning(
             OPEN_FILES,
-            format!("at most {hard} here, and connections_max with the rest is {wanted}"),
-            "raise it (ulimit -Hn; LimitNOFILE= of a unit), or lower connections_max",
+            format!(
+                "a process may open {} files and connections here, and connections_max with the rest is {}",
+                thousands(hard),
+                thousands(wanted)
+            ),
+            "raise the limit (ulimit -Hn; LimitNOFILE= of a systemd unit), or lower connections_max",
         ),
         Ok((_, hard)) => {
-            ok(OPEN_FILES, format!("up to {} here, {} needed", thousands(hard), thousands(wanted)))
+            let (hard, wanted) = (thousands(hard), thousands(wanted));
+            ok(
+                OPEN_FILES,
+                format!("a process may open {hard} files and connections here, and needs {wanted} at most"),
+            )
         }
         Err(error) => skipped(OPEN_FILES, format!("the system's limit can't be read ({error})")),
     }
@@ -178,14 +214,41 @@ mod tests {
     use super::super::finding::State;
     use super::*;
 
+    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+    const TOLERANCE: Duration = Duration::from_secs(300);
+
     #[test]
     fn a_clock_is_judged_by_what_svix_allows_either_way() {
-        let now = Timestamp::from_seconds(1_800_000_000);
-        let judge = |theirs| judge_skew(now, theirs, "queue", Duration::from_secs(300)).state;
+        let judge = |theirs| judge_clocks(&[Skew::of(NOW, theirs, "queue")], NOW, TOLERANCE)[0].state;
         for (off, state) in [(0, State::Ok), (4, State::Ok), (6, State::Warning), (301, State::Failed)] {
             let off = Duration::from_secs(off);
-            assert_eq!((judge(now.plus(off)), judge(now.minus(off))), (state, state), "{off:?}");
+            assert_eq!((judge(NOW.plus(off)), judge(NOW.minus(off))), (state, state), "{off:?}");
         }
+    }
+
+    #[test]
+    fn clocks_that_agree_share_a_line_and_each_other_one_is_named_before_it() {
+        let skew = |owner: &str, off: u64| Skew::of(NOW.plus(Duration::from_secs(off)), NOW, owner);
+        let found = |skews: &[Skew]| {
+            let findings = judge_clocks(skews, NOW, TOLERANCE);
+            findings.into_iter().map(|finding| finding.found).collect::<Vec<_>>()
+        };
+        let all = [skew("the queue's server", 0), skew("the store's server", 1), skew("the sender", 0)];
+        assert_eq!(
+            found(&all),
+            [
+                "this machine's clock is within 2 s of that of the queue's server, the store's server and the sender"
+            ]
+        );
+        assert_eq!(
+            found(&[skew("the queue's server", 0), skew("the store's server", 9)]),
+            [
+                "this machine's clock is 9.0 s ahead of that of the store's server",
+                "this machine's clock is within 2 s of that of the queue's server"
+            ]
+        );
+        let alone = judge_clocks(&[], NOW, TOLERANCE);
+        assert!(alone[0].state == State::Skipped && alone[0].found.contains("timedatectl"), "{alone:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod finding;
 mod forwards;
 mod links;
 mod machine;
+mod met;
 mod notices;
 mod parts;
 mod refusals;
@@ -30,13 +31,15 @@ use std::time::Duration;
 use anyhow::bail;
 use rollbook_core::time::Clock;
 
-use self::finding::{Finding, Findings, State, failed, ok, skipped};
+use self::finding::{Finding, Findings, State, failed, ok, skipped, warning};
+use self::machine::Skew;
 use super::on_all_cores;
 use super::send::Target;
 use crate::cli::{Doctor, FaceName, Output};
 use crate::clock::SystemClock;
-use crate::config::{Config, Environment, Problem, Problems};
+use crate::config::{Config, Environment, Examined, Hint, Problem, Problems, missing_secret};
 use crate::flags::SettingFlags;
+use crate::logging;
 use crate::output::{Style, print, print_json};
 use crate::wire::{self, Component};
 
@@ -73,16 +76,17 @@ impl Needs {
 /// A check has failed; the error is [`Problems`] if the configuration is wrong.
 pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result<()> {
     let needs = Needs::of(arguments.face);
-    let config = match super::load(settings).map_err(anyhow::Error::downcast::<Problems>) {
-        Ok(config) => config,
-        Err(Ok(problems)) => {
-            return report(&problems.0.iter().map(problem).collect::<Findings>(), true, arguments);
+    let Examined { config, mut problems, has_secret, hints } = Config::examine(&settings.sources());
+    let Some(config) = config else {
+        if needs.receiver && !has_secret {
+            problems.0.extend(missing_secret(&hints).0);
         }
-        Err(Err(error)) => return Err(error),
+        return report(&problems.0.iter().map(problem).collect::<Findings>(), true, arguments);
     };
+    logging::start(&config.settings, &Environment::read())?;
     let default_path = config.settings.webhook_path.first();
     let target = arguments.url.as_deref().map(|url| Target::parse(url, default_path)).transpose()?;
-    let (mut findings, misconfigured) = configuration(&config, &needs);
+    let (mut findings, misconfigured) = configuration(&config, &needs, &problems);
     let examined = Box::pin(examine(&config, &needs, arguments.send, target));
     findings.extend(on_all_cores(async { Ok(examined.await) })?);
     report(&findings, misconfigured, arguments)
@@ -101,13 +105,10 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
         sessions::tokens(config, needs),
         running::process(config, needs, &*clock),
     );
-    // The sender of a delivery has a clock too: in addition to those of the servers, or instead of them.
-    let (senders, process): (Findings, Findings) =
-        process.into_iter().partition(|finding| finding.check == machine::CLOCK);
-    let mut findings: Findings = time.into_iter().chain(senders).collect();
-    if findings.is_empty() {
-        findings.push(machine::lonely_clock(&*clock));
-    }
+    // The sender of a delivery has a clock too.
+    let (process, sender) = process;
+    let skews: Vec<Skew> = time.into_iter().chain(sender).collect();
+    let mut findings = machine::judge_clocks(&skews, clock.now(), config.settings.tolerance);
     findings.extend(machine::files(config, needs));
     findings.extend(machine::disk(config, needs));
     findings.push(machine::open_files(config, needs));
@@ -127,18 +128,28 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
 }
 
 /// Checks the configuration. Also returns whether a process would refuse to start with it.
-fn configuration(config: &Config, needs: &Needs) -> (Findings, bool) {
+fn configuration(config: &Config, needs: &Needs, problems: &Problems) -> (Findings, bool) {
     let wrong = needs.parts().filter_map(|part| wire::check_server(config, part).err());
-    let mut findings: Findings = wrong.flat_map(|problems| problems.0).map(|one| problem(&one)).collect();
-    if findings.is_empty() {
-        findings.push(ok(CONFIGURATION, "every setting reads well; rollbook config shows them"));
+    let mut findings: Findings = problems.0.iter().map(problem).collect();
+    findings.extend(wrong.flat_map(|problems| problems.0).map(|one| problem(&one)));
+    if findings.is_empty() && config.hints.is_empty() {
+        findings
+            .push(ok(CONFIGURATION, "every setting is valid; rollbook config shows each with its source"));
     }
+    let hint = |hint: &Hint| {
+        warning(CONFIGURATION, hint.to_string(), format!("unset it, or name it {}", hint.meant))
+    };
+    findings.extend(config.hints.iter().map(hint));
     findings.push(match config.signing_secrets() {
-        _ if !needs.receiver => skipped("signing_secret", "a worker needs none"),
-        Ok(secrets) if secrets.len() == 1 => {
-            ok("signing_secret", "set, well-formed; --send shows whether it is taken")
-        }
-        Ok(secrets) => ok("signing_secret", format!("{} are set, well-formed; all are tried", secrets.len())),
+        _ if !needs.receiver => skipped("signing_secret", "only a receiver uses one"),
+        Ok(secrets) if secrets.len() == 1 => ok(
+            "signing_secret",
+            "set and well-formed; --send shows whether the running receiver has the same",
+        ),
+        Ok(secrets) => ok(
+            "signing_secret",
+            format!("{} are set and well-formed; a delivery may match any", secrets.len()),
+        ),
         Err(problems) => {
             let first = problems.0.first();
             let fix = first.map_or_else(String::new, |problem| problem.fix.clone());

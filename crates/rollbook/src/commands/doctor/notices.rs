@@ -74,9 +74,9 @@ pub(super) fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding
     let found = format!("{} deleted parents have child rows to process{first}", thousands(*parents));
     (*parents > 0).then(|| {
         if waits > WAITS_MAX {
-            warning(CASCADES, found, "is a worker running (rollbook serve or work)?")
+            warning(CASCADES, found, "check that a worker is running (rollbook serve or work)")
         } else {
-            ok(CASCADES, format!("{found}: workers are at it"))
+            ok(CASCADES, format!("{found}: workers are doing it"))
         }
     })
 }
@@ -116,14 +116,20 @@ pub(super) fn feed(config: &Config, feed: &FeedState) -> Option<Finding> {
         ));
     }
     let FeedState { last, removed_through, .. } = feed;
+    if feed.is_on && *last == 0 && feed.waiting_for.is_none() {
+        return Some(ok(
+            CHANGES,
+            "changes of rows are recorded (rollbook changes tail shows them); there was none yet",
+        ));
+    }
     let waiting = match feed.waiting_for {
         Some(waiting) => {
-            format!("{} wait for a position, the oldest for {} s", waiting_lines(feed), waiting.as_secs())
+            format!("{} wait for their position, the oldest for {} s", waiting_lines(feed), waiting.as_secs())
         }
-        None => "none waits for a position".to_owned(),
+        None => "none waits for its position".to_owned(),
     };
     let found = format!(
-        "recorded up to position {}, kept from {} on; {waiting}",
+        "changes of rows are recorded up to position {}, and kept from {} on; {waiting}",
         thousands(*last),
         thousands(removed_through + 1)
     );
@@ -225,7 +231,7 @@ mod tests {
         let on = FeedState { is_on: true, last: 4211, removed_through: 9, ..FeedState::default() };
         let found = feed(&config, &on).expect("a finding");
         assert!(
-            found.state == State::Ok && found.found.contains("4,211, kept from 10 on; none waits"),
+            found.state == State::Ok && found.found.contains("4,211, and kept from 10 on; none waits"),
             "{found:?}"
         );
         let many = FeedState { waiting: WAITING_COUNTED_MAX, waiting_for: Some(Duration::ZERO), ..on };

@@ -3,12 +3,13 @@
 //! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is written.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollbook_core::queue::{Audit, Durability, Producer, QueueError, QueueStats};
 use rollbook_core::store::{FullStore, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
-use rollbook_operator::words::thousands;
+use rollbook_operator::words::{many, span, thousands};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs, WAITS_MAX, forwards, in_time, no_answer, notices};
@@ -23,10 +24,15 @@ const DURABILITY: &str = "durability";
 const DEPTH: &str = "depth";
 const DEAD_LETTERS: &str = "dead_letters";
 const AUDIT: &str = "audit";
+/// Fix where the finding says itself what to do.
+const FOLLOW: &str = "do what this line says; workers continue by themselves then, without a restart";
 
 /// Checks the queue, and everything that can be asked of one that answers.
 pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
-    let unknown = || [DURABILITY, DEPTH, DEAD_LETTERS, AUDIT].map(|check| skipped(check, "no queue to ask"));
+    let unknown = || {
+        [DURABILITY, DEPTH, DEAD_LETTERS, AUDIT]
+            .map(|check| skipped(check, "not checked: see the line queue"))
+    };
     if let Some(finding) = not_there(config, needs, Component::Queue).await {
         return std::iter::once(finding).chain(unknown()).collect();
     }
@@ -41,11 +47,13 @@ pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     let mut durability = match in_time(admin.durability()).await {
         Ok(durability) => {
             let unreachable = durability.unreachable.iter().map(|part| {
-                let what = format!("a part does not answer: {part}");
+                let what = format!(
+                    "a shard's server does not answer, and deliveries for it are answered 503: {part}"
+                );
                 failed(
                     "queue_part",
                     what,
-                    "start its server, or let a replica take over; all other parts work",
+                    "start that server, or let a replica take over; all other shards work",
                 )
             });
             let mut findings = weaknesses(config, &durability);
@@ -85,16 +93,16 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
                     fix(config, Component::Queue),
                 ),
                 Ok(_) if is_unverified => warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX),
-                Ok(true) => ok("queue", format!("{place}; it takes writes")),
+                Ok(true) => ok("queue", format!("{place}; it takes deliveries (tried, nothing was kept)")),
                 Ok(false) => ok("queue", place),
             };
             vec![queue, depth(config, &stats, now), dead_letters(&stats), audit]
         }
         Err(why) => vec![
             failed("queue", why, fix(config, Component::Queue)),
-            skipped(DEPTH, "the queue's counts can't be read"),
-            skipped(DEAD_LETTERS, "the queue's counts can't be read"),
-            skipped(AUDIT, "the queue's counts can't be read"),
+            skipped(DEPTH, "not checked: see the line queue"),
+            skipped(DEAD_LETTERS, "not checked: see the line queue"),
+            skipped(AUDIT, "not checked: see the line queue"),
         ],
     }
 }
@@ -114,13 +122,17 @@ async fn rehearse_delivery(config: &Config, producer: &dyn Producer) -> Result<b
 fn weaknesses(config: &Config, durability: &Durability) -> Findings {
     let Durability { weaknesses, vouched, .. } = durability;
     if weaknesses.is_empty() && vouched.is_empty() {
-        return vec![ok(DURABILITY, "a 200 means: on the disk (fsynced)")];
+        return vec![ok(DURABILITY, "a delivery is answered 200 only when it is on the disk (fsynced)")];
     }
     let trusted = (!vouched.is_empty())
         .then(|| ok(DURABILITY, format!("trusted: {TRUSTED}. Not proved: {}", vouched.join("; "))));
     let found = |Weakness { what, fix }: &Weakness| {
         if config.is_strict() {
-            failed(DURABILITY, format!("{what} (strict: nothing starts on it)"), &**fix)
+            failed(
+                DURABILITY,
+                format!("{what}; durability is strict, so no process starts or works with it"),
+                &**fix,
+            )
         } else {
             warning(DURABILITY, what, &**fix)
         }
@@ -131,34 +143,36 @@ fn weaknesses(config: &Config, durability: &Durability) -> Findings {
 fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
     let (depth, limit) = (stats.depth(), config.settings.queue_depth_max);
     let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
-    let mut found = format!("{} of at most {} messages wait", thousands(depth), thousands(limit));
+    let mut found =
+        format!("{} of at most {} deliveries wait for a worker", thousands(depth), thousands(limit));
     if stats.ready > 0 {
-        found = format!("{found}, the oldest for {} s", thousands(waits.as_secs()));
+        found = format!("{found}, the oldest for {}", waited(waits));
     }
-    let fix =
-        "more workers (rollbook work), or queue_depth_max; rollbook_apply_seconds says how fast the store is";
+    let fix = "see that a worker runs (rollbook serve or work) and that the lines process and store are ok; rollbook top shows \
+               whether the number falls. If workers are too slow, start more, or raise queue_depth_max";
     if depth >= limit {
-        failed(DEPTH, format!("{found}: deliveries are answered 503"), fix)
+        failed(DEPTH, format!("{found}: the queue is full, and new deliveries are answered 503"), fix)
     } else if depth.saturating_mul(100) >= limit.saturating_mul(FULL_PERCENT) {
         warning(DEPTH, found, fix)
     } else if stats.ready > 0 && waits > WAITS_MAX {
-        warning(
-            DEPTH,
-            found,
-            "is a worker running (rollbook serve or work), and does its /readyz name the store?",
-        )
+        warning(DEPTH, found, fix)
     } else {
         ok(DEPTH, found)
     }
 }
 
+/// Formats a wait, in whole seconds.
+fn waited(wait: Duration) -> String {
+    span(i64::try_from(wait.as_secs().saturating_mul(1_000)).unwrap_or(i64::MAX))
+}
+
 fn dead_letters(stats: &QueueStats) -> Finding {
     match stats.dead {
-        0 => ok(DEAD_LETTERS, "none"),
+        0 => ok(DEAD_LETTERS, "none: no delivery was given up"),
         count => warning(
             DEAD_LETTERS,
-            format!("{} parked", thousands(count)),
-            "rollbook dead-letters list says why; then redrive or discard them",
+            format!("{} could not be applied and wait for you", many(count, "delivery")),
+            "rollbook dead-letters list says why. Remove the cause, then rollbook dead-letters redrive tries them again",
         ),
     }
 }
@@ -167,11 +181,19 @@ fn dead_letters(stats: &QueueStats) -> Finding {
 fn audit(audited: Result<Audit, String>) -> Finding {
     let audit = match audited {
         Ok(audit) => audit,
-        Err(why) => return skipped(AUDIT, format!("{why}; every worker does it at its start and each hour")),
+        Err(why) => {
+            return skipped(
+                AUDIT,
+                format!("not done here: {why}; every worker does it at its start and each hour"),
+            );
+        }
     };
     let Audit { messages, stranded, dangling, notes } = &audit;
     if audit.is_clean() {
-        return ok(AUDIT, format!("{} messages, and every one can be found", thousands(*messages)));
+        return ok(
+            AUDIT,
+            format!("the queue's index is right: {}, and each can be found", many(*messages, "message")),
+        );
     }
     let mut wrong = notes.clone();
     let count = |count: u64, what: &str| (count > 0).then(|| format!("{} {what}", thousands(count)));
@@ -185,7 +207,10 @@ fn audit(audited: Result<Audit, String>) -> Finding {
 /// Checks the store. A receiver needs none.
 pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
-        return vec![skipped("store", "a receiver uses none")];
+        return vec![skipped(
+            "store",
+            "a receiver needs none: it takes deliveries while the store is unreachable",
+        )];
     }
     if let Some(finding) = not_there(config, needs, Component::Store).await {
         return vec![finding];
@@ -195,9 +220,14 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
             let left = in_time(store.cascades(None, 1)).await.ok();
             let theirs = notices::of_a_team(&*store).await;
             let feed = forwards::feed(config, &*store, clock.now()).await;
-            (in_time(store.ping()).await.map(|()| store), left, theirs, feed)
+            (ping(config, store).await, left, theirs, feed)
         }
-        Err(error) => (Err(format!("{error:#}")), None, Vec::new(), Vec::new()),
+        Err(error) => (
+            Err(failed("store", format!("{error:#}"), fix(config, Component::Store))),
+            None,
+            Vec::new(),
+            Vec::new(),
+        ),
     };
     let left = left.and_then(|left| notices::cascades(&left, clock.now()));
     let newer = notices::newer(config, Component::Store).await;
@@ -210,34 +240,43 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
         .collect()
 }
 
+/// Returns the store if it answers and can be used.
+async fn ping(config: &Config, store: Arc<dyn FullStore>) -> Result<Arc<dyn FullStore>, Finding> {
+    let (why, fix) = match tokio::time::timeout(ASK_TIMEOUT, store.ping()).await {
+        Ok(Ok(())) => return Ok(store),
+        // The text says what to do: such as which rights to grant.
+        Ok(Err(StoreError::Deployment(why))) => (why, FOLLOW.to_owned()),
+        Ok(Err(error)) => (error.to_string(), fix(config, Component::Store)),
+        Err(_) => (no_answer(), fix(config, Component::Store)),
+    };
+    Err(failed("store", why, fix))
+}
+
 /// Checks whether the store answers, and takes what a worker writes.
-async fn answered(config: &Config, asked: Result<Arc<dyn FullStore>, String>) -> Finding {
+async fn answered(config: &Config, asked: Result<Arc<dyn FullStore>, Finding>) -> Finding {
     match asked {
         Ok(store) => rehearse_batches(config, &*store).await,
-        Err(why) => failed("store", why, fix(config, Component::Store)),
+        Err(finding) => finding,
     }
 }
 
 /// Checks whether the statements of a worker succeed.
 async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
     let place = wire::describe(config, Component::Store);
-    let refused = |why: &str| {
+    let refused = |why: &str, fix: String| {
         let found =
             format!("a worker's statements are refused (tried and rolled back, nothing was kept): {why}");
-        failed("store", found, fix(config, Component::Store))
+        failed("store", found, fix)
     };
     match tokio::time::timeout(ASK_TIMEOUT, store.rehearse()).await {
         Ok(Ok(true)) => ok(
             "store",
             format!(
-                "{place}; no migration is pending, no right on rows, ledger and feed is missing; a worker's statements succeed on every table \
-                 (tried and rolled back, nothing was kept)"
+                "{place}; no migration is pending and no right is missing; a worker's statements succeed on every table (tried \
+                 and rolled back, nothing was kept)"
             ),
         ),
-        Ok(Ok(false)) => ok(
-            "store",
-            format!("{place}; no migration is pending, no right on rows, ledger and feed is missing"),
-        ),
+        Ok(Ok(false)) => ok("store", format!("{place}; no migration is pending and no right is missing")),
         Ok(Err(StoreError::Event(why))) => warning(
             "store",
             format!(
@@ -245,8 +284,9 @@ async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
             ),
             "check the triggers and constraints of this table; rollbook dead-letters list shows the refused messages",
         ),
-        Ok(Err(error)) => refused(&error.to_string()),
-        Err(_) => refused(&no_answer()),
+        Ok(Err(StoreError::Deployment(why))) => refused(&why, FOLLOW.to_owned()),
+        Ok(Err(error)) => refused(&error.to_string(), fix(config, Component::Store)),
+        Err(_) => refused(&no_answer(), fix(config, Component::Store)),
     }
 }
 
@@ -257,14 +297,19 @@ async fn not_there(config: &Config, needs: &Needs, part: Component) -> Option<Fi
     if let Some(path) = part.place(config).file().filter(|path| !path.exists()) {
         let found = format!("there is no {} yet", path.display());
         return Some(if by_itself {
-            skipped(part.name(), format!("{found}: rollbook serve makes it"))
+            skipped(part.name(), format!("{found}: rollbook serve makes it at its first start"))
         } else {
-            failed(part.name(), found, "rollbook migrate; or name the right one by data_dir")
+            let fix = "rollbook migrate makes it; if it should exist, name its folder: --data-dir";
+            failed(part.name(), found, fix)
         });
     }
     let pending = match in_time(wire::pending_migrations(config, part)).await {
         Ok(Migrations { refusal: Some(refusal), .. }) => {
-            return Some(failed(part.name(), refusal, "follow this text: a worker refuses this database"));
+            return Some(failed(
+                part.name(),
+                refusal,
+                "do what this line says: until then no worker works on this database",
+            ));
         }
         Ok(pending) if pending.names.is_empty() => return None,
         Ok(pending) => pending,
@@ -301,8 +346,6 @@ fn fix(config: &Config, part: Component) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::finding::State;
     use super::*;
     use crate::config::{Environment, FileSource, Settings, Sources};
@@ -318,7 +361,7 @@ mod tests {
         let sound = audit(Ok(Audit { messages: 1200, ..Audit::default() }));
         assert_eq!(
             (sound.state, sound.found.as_str()),
-            (State::Ok, "1,200 messages, and every one can be found")
+            (State::Ok, "the queue's index is right: 1,200 messages, and each can be found")
         );
         let notes = vec!["the counters said 1 messages and there are 2".to_owned()];
         let damaged = audit(Ok(Audit { messages: 2, stranded: 1, dangling: 3, notes }));

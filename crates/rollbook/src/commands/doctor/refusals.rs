@@ -60,7 +60,8 @@ pub(super) fn findings(metrics: &str) -> Findings {
         .filter(|(_, means, _)| concerns(*means))
         .filter_map(|(reason, _, fix)| Some((reason, counted(metrics, reason)?, fix)))
         .map(|(reason, count, fix)| {
-            warning(REFUSALS, format!("{count} for {} {since}", reason.replace('_', " ")), *fix)
+            let found = format!("{count} refused for {} {since}", reason.replace('_', " "));
+            warning(REFUSALS, found, *fix)
         })
         .collect()
 }
@@ -110,8 +111,10 @@ mod tests {
                 .collect();
             assert_eq!(found.len(), expected.len());
             for (finding, (reason, _, fix)) in found.into_iter().zip(expected) {
-                let named =
-                    format!("30 for {} since 2027-01-15T05:13:20.250Z, when the", reason.replace('_', " "));
+                let named = format!(
+                    "30 refused for {} since 2027-01-15T05:13:20.250Z, when the",
+                    reason.replace('_', " ")
+                );
                 assert!(finding.state == State::Warning && finding.found.starts_with(&named), "{finding:?}");
                 assert_eq!(json(&[finding])["checks"][0]["fix"], *fix);
             }

@@ -37,11 +37,11 @@ fn text(running: &[SecretUse]) -> String {
     let one = |one: &SecretUse| {
         let fingerprint = &one.fingerprint;
         let Some(at) = one.last_match else {
-            return format!("{fingerprint} has matched no delivery since the process started");
+            return format!("the secret {fingerprint} has matched no delivery since the process started");
         };
         let is_unused = newest.is_some_and(|newest| newest.since(at) > UNUSED_AFTER);
         let advice = if is_unused { ", and can go once its endpoint is deleted at Clerk" } else { "" };
-        format!("{fingerprint} matched a delivery at {at}{advice}")
+        format!("the secret {fingerprint} (its fingerprint) last matched a delivery at {at}{advice}")
     };
     running.iter().map(one).collect::<Vec<_>>().join("; ")
 }

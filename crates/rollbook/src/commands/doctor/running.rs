@@ -1,4 +1,4 @@
-//! Checks of the process that runs here, if one does: its state, and the time of Clerk's last delivery.
+//! Checks of the process that runs here, if one does: its installation, its state, and the time of Clerk's last delivery.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use rollbook_http::client::{Answer, Connection, RequestError};
 use serde_json::Value;
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::machine::judge_skew;
+use super::machine::Skew;
+use super::met::{Met, Verdict};
 use super::samples::{LAST_DELIVERY, sample, timestamp};
 use super::{ASK_TIMEOUT, Needs};
 use super::{application, refusals, rotation};
@@ -21,32 +22,51 @@ const NONE_YET: &str = "none since it started";
 /// Time without a delivery that is a warning. A Clerk instance in use sends something within a day.
 const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Checks the running process through its ops port.
-pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -> Findings {
+/// Checks the running process through its ops port. Also compares this machine's clock with that of the last delivery's
+/// sender, if one was taken.
+pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -> (Findings, Option<Skew>) {
     let address = reachable(config.settings.ops_listen);
     if Connection::connect(address, ASK_TIMEOUT).await.is_err() {
-        let why =
-            format!("no process answers at http://{address} (ops_listen): it is not running, or elsewhere");
-        return vec![skipped(PROCESS, why), skipped(DELIVERIES, "no process to ask")];
+        let why = format!(
+            "no process answers at http://{address} (ops_listen): none runs there, or its ops port is another one: \
+             --ops-listen HOST:PORT"
+        );
+        let findings = vec![skipped(PROCESS, why), skipped(DELIVERIES, "only a running process knows them")];
+        return (findings, None);
     }
+    let met = get(address, "/about").await.ok().and_then(|answer| Met::read(address, &answer.body));
+    let mut notices = Vec::new();
+    if let Some(met) = &met {
+        let (verdict, warnings) = met.judge(config, needs).await;
+        if let Verdict::Others(finding) = verdict {
+            let why = "not asked: the process at ops_listen is another installation's";
+            return (vec![finding, skipped(DELIVERIES, why)], None);
+        }
+        notices = warnings;
+    }
+    let name = met.map_or_else(|| "rollbook".to_owned(), |met| met.name());
     let mut findings = match ask(address).await {
-        Ok((live, ready)) => health(address, &live, &ready),
+        Ok((live, ready)) => health(address, &name, &live, &ready),
         Err(error) => {
             let found = format!("http://{address} (ops_listen) gives an unexpected answer: {error}");
-            vec![failed(PROCESS, found, "does another program listen there? else restart rollbook")]
+            let fix = "if another program listens there, give ops_listen another port; else restart rollbook";
+            vec![failed(PROCESS, found, fix)]
         }
     };
+    findings.append(&mut notices);
     match get(address, "/metrics").await {
         Ok(metrics) if metrics.is_success() => {
             findings.push(deliveries(needs, &metrics.body, clock.now()));
             findings.extend(application::sequencer(config, &metrics.body));
             findings.extend(rotation::finding(config, needs, &metrics.body));
             findings.extend(refusals::findings(&metrics.body));
-            findings.extend(senders_clock(&metrics.body, config.settings.tolerance));
+            (findings, senders_clock(&metrics.body))
         }
-        _ => findings.push(skipped(DELIVERIES, "its metrics can't be read")),
+        _ => {
+            findings.push(skipped(DELIVERIES, format!("http://{address}/metrics can't be read")));
+            (findings, None)
+        }
     }
-    findings
 }
 
 /// Checks for the test event if no delivery had come before it. All other findings stay: the test event
@@ -84,34 +104,36 @@ async fn get(address: SocketAddr, path: &str) -> Result<Answer, RequestError> {
     Connection::connect(address, ASK_TIMEOUT).await?.get(path).await
 }
 
-fn health(address: SocketAddr, live: &Answer, ready: &Answer) -> Findings {
+fn health(address: SocketAddr, name: &str, live: &Answer, ready: &Answer) -> Findings {
     let Some(parts) = parts(ready) else {
         let found = format!("what answers at http://{address} (ops_listen) is not rollbook");
-        return vec![failed(PROCESS, found, "stop it, or give ops_listen another port")];
+        let fix =
+            "stop it or give ops_listen another port; if rollbook runs elsewhere: --ops-listen HOST:PORT";
+        return vec![failed(PROCESS, found, fix)];
     };
     let mut findings = Vec::new();
     if !live.is_success() {
         let not_ok: Vec<String> =
             self::parts(live).into_iter().flatten().map(|(part, how)| format!("{part}: {how}")).collect();
-        let found = format!("its loops make no progress: {}", not_ok.join(", "));
-        findings.push(failed(PROCESS, found, "its log shows the cause; restart it"));
+        let found = format!("{name} runs and makes no progress: {}", not_ok.join(", "));
+        findings.push(failed(PROCESS, found, "its log shows the cause; restart it: nothing is lost"));
     }
     for (part, how) in parts.iter().filter(|(_, how)| how != "ok") {
         let fix = fix_of(part, how);
         let works = ["degraded: ", "impaired: ", "unproven: "].iter().any(|state| how.starts_with(state));
         findings.push(if works || ready.is_success() {
-            warning(PROCESS, format!("{part}: {how}"), fix)
+            warning(PROCESS, format!("{name} works, but its {part} is not well: {how}"), fix)
         } else {
-            failed(PROCESS, format!("{part}: {how}"), fix)
+            failed(PROCESS, format!("{name} runs and is not ready, because of its {part}: {how}"), fix)
         });
     }
     if findings.is_empty() && ready.is_success() {
         // A process that only receives has no store.
         let names: Vec<&str> = parts.iter().map(|(part, _)| part.as_str()).collect();
-        let found = format!("it runs and is ready: {} (http://{address}/readyz)", names.join(", "));
+        let found = format!("{name} runs and is ready: {} (http://{address}/readyz)", names.join(", "));
         findings.push(ok(PROCESS, found));
     } else if findings.is_empty() {
-        findings.push(warning(PROCESS, "it is stopping", "start it again if it should run"));
+        findings.push(warning(PROCESS, format!("{name} is stopping"), "start it again if it should run"));
     }
     findings
 }
@@ -142,7 +164,10 @@ fn parts(answer: &Answer) -> Option<Vec<(String, String)>> {
 
 fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     let Some(last) = sample(metrics, LAST_DELIVERY) else {
-        return skipped(DELIVERIES, "the process that runs here does not receive");
+        return skipped(
+            DELIVERIES,
+            "the process at ops_listen does not receive; a receiver's own ops port knows",
+        );
     };
     let refused = refusals::counts(metrics);
     // Zero before the first.
@@ -150,7 +175,7 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
         let fix = if refused.is_some() {
             "see the lines about refusals; then Clerk's dashboard, Webhooks, shows each attempt"
         } else {
-            "try this side: rollbook doctor --send; then Clerk's dashboard, Webhooks, shows each attempt"
+            "rollbook doctor --send sends one from here; Clerk's dashboard, Webhooks, shows each attempt of Clerk's"
         };
         let refused = refused.map(|refused| format!("; {refused}")).unwrap_or_default();
         return warning(DELIVERIES, format!("{NONE_YET}{refused}"), fix);
@@ -162,17 +187,17 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
         return warning(
             DELIVERIES,
             found,
-            "Clerk's dashboard, Webhooks: is the endpoint enabled, and its URL right?",
+            "check in Clerk's dashboard, Webhooks, that the endpoint is enabled and its URL right",
         );
     }
     ok(DELIVERIES, found)
 }
 
 /// Compares this machine's clock with that of the sender of the last delivery that was taken.
-fn senders_clock(metrics: &str, tolerance: Duration) -> Option<Finding> {
+fn senders_clock(metrics: &str) -> Option<Skew> {
     let last = sample(metrics, LAST_DELIVERY).filter(|last| *last > 0.0)?;
     let ahead = sample(metrics, "rollbook_clock_skew_seconds")?;
-    Some(judge_skew(timestamp(last), timestamp(last + ahead), "the last delivery's sender", tolerance))
+    Some(Skew::of(timestamp(last), timestamp(last + ahead), "the last delivery's sender"))
 }
 
 #[cfg(test)]
@@ -196,7 +221,7 @@ mod tests {
         for (last, forged, cause) in [
             (0, 0, "doctor --send"),
             (0, 5, "the lines about refusals"),
-            (1_799_900_000, 0, "is the endpoint enabled"),
+            (1_799_900_000, 0, "that the endpoint is enabled"),
         ] {
             let (state, fix) = judged(last, forged);
             assert!(state == State::Warning && fix.contains(cause), "{fix}");
@@ -248,12 +273,13 @@ mod tests {
             (answer(503, r#"{"status":"stopping","parts":{"queue":"ok"}}"#), vec![State::Warning]),
             (answer(200, "It works!"), vec![State::Failed]),
         ] {
-            let found: Vec<State> = health(address, &live, &ready).iter().map(|one| one.state).collect();
+            let found: Vec<State> =
+                health(address, "rollbook", &live, &ready).iter().map(|one| one.state).collect();
             assert_eq!(found, states, "{}", ready.body);
         }
         let stalled = answer(503, r#"{"parts":{"worker":"no progress for 130 s"}}"#);
         let ready = answer(200, r#"{"parts":{"queue":"ok"}}"#);
-        let report = json(&health(address, &stalled, &ready));
+        let report = json(&health(address, "rollbook", &stalled, &ready));
         assert!(
             report["checks"][0]["found"].as_str().is_some_and(|found| found.contains("130 s")),
             "{report}"

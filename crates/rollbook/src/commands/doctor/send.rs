@@ -95,7 +95,7 @@ pub(super) async fn send(
         Err(why) => warning(
             SEND,
             format!("{acknowledged}; not seen further: {why}"),
-            "see the queue's and the store's line",
+            "follow the lines about queue and store",
         ),
     }
 }
@@ -105,7 +105,8 @@ const REASONS: [(u16, &str, &str); 14] = [
     (
         400,
         "no signature matches",
-        "give doctor and the running process the same CLERK_WEBHOOK_SIGNING_SECRET",
+        "give doctor and the running process the same CLERK_WEBHOOK_SIGNING_SECRET; if the line process names another \
+         installation, its receiver may have this address",
     ),
     (
         400,
@@ -176,7 +177,8 @@ async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: In
                 );
             }
             Ok(Seen::Gone) => {
-                let fix = "give doctor the settings of the running process: the same folder, URLs and ledger";
+                let fix = "give doctor the settings of the running process: the same folder, URLs and ledger; if the line \
+                           process names another installation, its receiver has this address: --url or --listen";
                 return failed(SEND, found("but neither the queue nor the ledger here knows it"), fix);
             }
             Ok(Seen::Dead(reason)) => {
@@ -189,14 +191,14 @@ async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: In
                 return failed(
                     SEND,
                     found,
-                    "is a worker running, and what does its /readyz say of the store?",
+                    "check that a worker runs (rollbook serve or work), and follow the lines about the store",
                 );
             }
             Err(why) => {
                 return failed(
                     SEND,
                     found(&format!("not seen further: {why}")),
-                    "see the queue's and the store's line",
+                    "follow the lines about queue and store",
                 );
             }
         }

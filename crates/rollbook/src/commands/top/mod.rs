@@ -3,6 +3,7 @@
 //! * `scrape` asks the processes and reads the answers; `view` computes what is shown; `text` formats it as a pure function.
 //! * A terminal gets a screen of its own, which is restored at the end, also after a signal. Anything else gets one snapshot.
 
+mod last_error;
 mod scrape;
 mod screen;
 mod text;
@@ -15,9 +16,11 @@ use anyhow::bail;
 use rollbook_core::time::Clock as _;
 use tokio::time::Instant;
 
+use self::last_error::LastError;
 use self::scrape::{Process, Sample};
 use self::screen::Screen;
-use self::view::{LastError, View};
+use self::text::Long;
+use self::view::View;
 use super::healthcheck::reachable;
 use super::on_all_cores;
 use crate::cli::{Output, Top};
@@ -65,7 +68,9 @@ async fn snapshot(watch: &mut Watch, arguments: &Top) -> anyhow::Result<()> {
     let view = watch.turn().await;
     match arguments.output {
         Output::Json => print_json(&view)?,
-        Output::Text => print(&text::lines(&view, Style::of(&Environment::read()), COLUMNS).join("\n"))?,
+        Output::Text => {
+            print(&text::lines(&view, Style::of(&Environment::read()), COLUMNS, Long::Continued).join("\n"))?
+        }
     }
     if view.processes.iter().all(|process| !process.answers) {
         bail!("no process answers; give the addresses of ops ports, or start rollbook serve");
@@ -80,7 +85,7 @@ async fn refresh(watch: &mut Watch, screen: &mut Screen, every: Duration) -> any
     loop {
         turns.tick().await;
         let view = watch.turn().await;
-        screen.show(|columns| text::lines(&view, style, columns))?;
+        screen.show(|columns| text::lines(&view, style, columns, Long::Cut))?;
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Scrape {
     pub(super) status: String,
     /// State of each part, by its name.
     pub(super) parts: BTreeMap<String, String>,
+    /// Time since which a part is not well, by its name.
+    pub(super) since: BTreeMap<String, String>,
 }
 
 impl Process {
@@ -59,8 +61,8 @@ impl Process {
     async fn scrape(&mut self) -> Result<Scrape, RequestError> {
         let metrics = self.get("/metrics").await?;
         let ready = self.get("/readyz").await?;
-        let (status, parts) = readiness(&ready.body);
-        Ok(Scrape { metrics: Metrics::parse(&metrics.body), status, parts })
+        let Readiness { status, parts, since } = readiness(&ready.body);
+        Ok(Scrape { metrics: Metrics::parse(&metrics.body), status, parts, since })
     }
 
     async fn get(&mut self, path: &str) -> Result<Answer, RequestError> {
@@ -74,14 +76,24 @@ impl Process {
     }
 }
 
+/// Answer of `/readyz`.
+#[derive(Debug, PartialEq, Eq)]
+struct Readiness {
+    status: String,
+    parts: BTreeMap<String, String>,
+    since: BTreeMap<String, String>,
+}
+
 /// Reads the answer of `/readyz`. Another answer has no parts.
-fn readiness(body: &str) -> (String, BTreeMap<String, String>) {
+fn readiness(body: &str) -> Readiness {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let parts = body["parts"].as_object().into_iter().flatten();
-    let parts = parts.map(|(name, state)| (name.clone(), text(state))).collect();
+    let texts = |of: &Value| {
+        let entries = of.as_object().into_iter().flatten();
+        entries.map(|(name, state)| (name.clone(), text(state))).collect()
+    };
     let status = if body["status"].is_string() { text(&body["status"]) } else { "no answer".to_owned() };
-    (status, parts)
+    Readiness { status, parts: texts(&body["parts"]), since: texts(&body["since"]) }
 }
 
 /// Values of metrics, by series.
@@ -147,10 +159,15 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_not_of_readyz_has_no_parts() {
-        let (status, parts) = readiness("{\"status\":\"failing\",\"parts\":{\"queue\":\"refused\"}}");
-        assert_eq!((status.as_str(), parts["queue"].as_str()), ("failing", "refused"));
+        let found = readiness(
+            "{\"status\":\"failing\",\"parts\":{\"queue\":\"refused\"},\"since\":{\"queue\":\"2026\"}}",
+        );
+        let shown = [&found.status, &found.parts["queue"], &found.since["queue"]];
+        assert_eq!(shown, ["failing", "refused", "2026"]);
         for body in ["", "<html>", "[]", "{\"status\":1,\"parts\":[]}"] {
-            assert_eq!(readiness(body), ("no answer".to_owned(), BTreeMap::new()), "{body}");
+            let none = BTreeMap::new;
+            let empty = Readiness { status: "no answer".to_owned(), parts: none(), since: none() };
+            assert_eq!(readiness(body), empty, "{body}");
         }
     }
 }

@@ -2,15 +2,26 @@
 
 use rollbook_operator::words::{span, thousands};
 
-use super::view::{Applied, Deliveries, LastError, ProcessView, Queue, View};
+use super::last_error::LastError;
+use super::view::{Applied, Deliveries, ProcessView, Queue, View};
 use crate::output::{Style, columns_of, harmless};
 
 /// Width of the names before the values.
 const NAMES: usize = 14;
+const MIB: f64 = 1_048_576.0;
+
+/// Treatment of a line that is longer than the columns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Long {
+    /// Cut, with a mark at its end: a screen has a limited number of lines.
+    Cut,
+    /// Continued below its value, so that nothing is left out.
+    Continued,
+}
 
 /// Formats a view as lines of at most `columns` columns.
-pub(super) fn lines(view: &View, style: Style, columns: usize) -> Vec<String> {
-    let mut page = Page { lines: Vec::new(), style, columns };
+pub(super) fn lines(view: &View, style: Style, columns: usize, long: Long) -> Vec<String> {
+    let mut page = Page { lines: Vec::new(), style, columns, long };
     page.heading(&format!("rollbook top  {}  rates of the last {:.0} s", view.at, view.over_seconds));
     page.empty();
     page.deliveries(view.deliveries.as_ref());
@@ -53,6 +64,7 @@ struct Page {
     lines: Vec<String>,
     style: Style,
     columns: usize,
+    long: Long,
 }
 
 impl Page {
@@ -67,12 +79,41 @@ impl Page {
 
     /// Adds a name and its value. The text is escaped and cut before it is coloured.
     fn line(&mut self, name: &str, value: &str, tone: Tone) {
-        let text = self.cut(&harmless(&format!("{name:<NAMES$}{value}")));
-        self.lines.push(match tone {
+        let text = harmless(&format!("{name:<NAMES$}{value}"));
+        let texts = match self.long {
+            Long::Cut => vec![self.cut(&text)],
+            Long::Continued => self.continued(&text),
+        };
+        self.lines.extend(texts.into_iter().map(|text| match tone {
             Tone::Plain => text,
             Tone::Attention => self.style.yellow(&text),
             Tone::Failed => self.style.red(&text),
-        });
+        }));
+    }
+
+    /// Breaks a text between words, and a longer word at the last column.
+    fn continued(&self, text: &str) -> Vec<String> {
+        let (mut lines, mut line, mut used) = (Vec::new(), String::new(), 0);
+        for word in text.split_inclusive(' ') {
+            let width = columns_of(word.trim_end());
+            if used + width > self.columns && used > NAMES {
+                lines.push(std::mem::take(&mut line).trim_end().to_owned());
+                line = " ".repeat(NAMES);
+                used = NAMES;
+            }
+            for letter in word.chars() {
+                let width = columns_of(letter.encode_utf8(&mut [0; 4]));
+                if used + width > self.columns && letter != ' ' {
+                    lines.push(std::mem::take(&mut line));
+                    line = " ".repeat(NAMES);
+                    used = NAMES;
+                }
+                line.push(letter);
+                used += width;
+            }
+        }
+        lines.push(line.trim_end().to_owned());
+        lines
     }
 
     fn cut(&self, text: &str) -> String {
@@ -142,12 +183,16 @@ impl Page {
         };
         self.line("time to empty", &empty, tone);
         if let Some(used) = queue.space_used_ratio {
-            self.line("queue space", &format!("{:.0} % used", used * 100.0), Tone::of(used >= 0.8));
+            let of = if queue.space == Some("disk") { "its disk, as df counts" } else { "Redis' maxmemory" };
+            let free = queue
+                .space_free_bytes
+                .map_or_else(String::new, |free| format!("; {} MiB free", number(free / MIB)));
+            self.line("queue space", &format!("{:.0} % of {of}{free}", used * 100.0), Tone::of(used >= 0.8));
         }
     }
 
     fn process(&mut self, process: &ProcessView) {
-        let ProcessView { address, version, status, parts, .. } = process;
+        let ProcessView { address, version, status, parts, since, .. } = process;
         let Some(status) = status else {
             return self.line("process", &format!("{address}  no answer"), Tone::Failed);
         };
@@ -164,17 +209,19 @@ impl Page {
             self.line("  parts ok", &fine.join(", "), Tone::Plain);
         }
         for (name, state) in parts.iter().filter(|(_, state)| *state != "ok") {
-            self.line(&format!("  {name}"), state, tone);
+            let since = since.get(name).map_or_else(String::new, |since| format!(" (since {since})"));
+            self.line(&format!("  {name}"), &format!("{state}{since}"), tone);
         }
     }
 
     fn last_error(&mut self, last: Option<&LastError>) {
         self.empty();
-        let Some(LastError { at, address, part, error }) = last else {
+        let Some(LastError { at, since, address, part, error }) = last else {
             return self.line("last error", "none since the start of this command", Tone::Plain);
         };
         let part = part.as_ref().map(|part| format!(" {part}")).unwrap_or_default();
-        self.line("last error", &format!("{at}  {address}{part}: {error}"), Tone::Attention);
+        let text = format!("since {since}, last seen {at}  {address}{part}: {error}");
+        self.line("last error", &text, Tone::Attention);
     }
 }
 
@@ -214,6 +261,7 @@ mod tests {
                     version: Some("1.2.3".to_owned()),
                     status: Some("impaired".to_owned()),
                     parts: BTreeMap::from([part("queue", "ok"), part("store", "impaired: a\u{1b}[31m lock")]),
+                    since: BTreeMap::from([part("store", "2026-07-29T07:58:00.000Z")]),
                 },
                 ProcessView {
                     address: "127.0.0.1:9465".to_owned(),
@@ -221,6 +269,7 @@ mod tests {
                     version: None,
                     status: None,
                     parts: BTreeMap::new(),
+                    since: BTreeMap::new(),
                 },
             ],
             deliveries: Some(Deliveries {
@@ -244,11 +293,14 @@ mod tests {
                 change_per_second: -104.0,
                 seconds_to_empty: Some(120.0),
                 space_used_ratio: Some(0.42),
+                space_free_bytes: Some(3.0e9),
+                space: Some("disk"),
             }),
             dead_letters: Some(7.0),
             changes_pending_seconds: Some(0.0),
             last_error: Some(LastError {
                 at: "2026-07-29T07:59:00.000Z".to_owned(),
+                since: "2026-07-29T07:58:00.000Z".to_owned(),
                 address: "127.0.0.1:9465".to_owned(),
                 part: None,
                 error: "refused".to_owned(),
@@ -258,20 +310,20 @@ mod tests {
 
     #[test]
     fn one_screen_has_rates_lag_depth_time_to_empty_dead_letters_parts_and_the_last_error() {
-        let text = lines(&view(), Style::PLAIN, 120).join("\n");
+        let text = lines(&view(), Style::PLAIN, 120, Long::Cut).join("\n");
         for line in [
             "deliveries    1,234/s accepted, 0.0/s answered 503, 0.2/s refused; answer p99 < 50 ms",
             "applied       900/s changes, 0.0/s retries, 2.0/s dead letters",
             "lag           p99 from Clerk's event to the row -",
             "queue depth   12,480 of 1,000,000; 100 leased, 3 wait for a retry; oldest 1 min 1 s",
             "time to empty 2 min (-104.0/s)",
-            "queue space   42 % used",
+            "queue space   42 % of its disk, as df counts; 2,861 MiB free",
             "dead letters  7  rollbook dead-letters summary",
             "process       127.0.0.1:9464  1.2.3  impaired",
             "  parts ok    queue",
-            "  store       impaired: a\\u{1b}[31m lock",
+            "  store       impaired: a\\u{1b}[31m lock (since 2026-07-29T07:58:00.000Z)",
             "process       127.0.0.1:9465  no answer",
-            "last error    2026-07-29T07:59:00.000Z  127.0.0.1:9465: refused",
+            "last error    since 2026-07-29T07:58:00.000Z, last seen 2026-07-29T07:59:00.000Z  127.0.0.1:9465: refused",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\nin\n{text}");
         }
@@ -283,9 +335,28 @@ mod tests {
         if let Some(queue) = &mut view.queue {
             (queue.seconds_to_empty, queue.change_per_second) = (None, 5.0);
         }
-        let lines = lines(&view, Style::PLAIN, 40);
+        let lines = lines(&view, Style::PLAIN, 40, Long::Cut);
         assert!(lines.iter().all(|line| columns_of(line) <= 40), "{lines:#?}");
         assert!(lines.contains(&"time to empty never: it grows (+5.0/s)".to_owned()), "{lines:#?}");
         assert!(lines.iter().any(|line| line.ends_with('…')), "{lines:#?}");
+    }
+
+    #[test]
+    fn a_snapshot_leaves_nothing_out_and_continues_long_lines_below_their_values() {
+        let mut view = view();
+        let why = format!("refused: {}, and {}", "a word ".repeat(30), "x".repeat(90));
+        if let Some(error) = &mut view.last_error {
+            error.error.clone_from(&why);
+        }
+        let lines = lines(&view, Style::PLAIN, 60, Long::Continued);
+        assert!(lines.iter().all(|line| columns_of(line) <= 60), "{lines:#?}");
+        let shown: String = lines.concat().split_whitespace().collect();
+        let expected: String = why.split_whitespace().collect();
+        assert!(shown.contains(&expected) && !shown.contains('…'), "{lines:#?}");
+        let rest = lines.iter().skip_while(|line| !line.starts_with("last error")).skip(1);
+        assert!(
+            rest.clone().count() > 3 && rest.clone().all(|line| line.starts_with("              ")),
+            "{lines:#?}"
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rollbook_core::time::Timestamp;
 use serde::Serialize;
 
+use super::last_error::LastError;
 use super::scrape::{Asked, Metrics, Sample, Scrape, label};
 
 /// All processes at one time.
@@ -43,6 +44,8 @@ pub(super) struct ProcessView {
     pub(super) status: Option<String>,
     /// State of each part.
     pub(super) parts: BTreeMap<String, String>,
+    /// Time since which a part is not `ok`, as far as the process knows.
+    pub(super) since: BTreeMap<String, String>,
 }
 
 /// Deliveries per second.
@@ -88,21 +91,12 @@ pub(super) struct Queue {
     pub(super) change_per_second: f64,
     /// Time until the queue is empty at this rate; null if it does not shrink.
     pub(super) seconds_to_empty: Option<f64>,
-    /// Used share of the memory of Redis, or of the disk of the embedded queue, if known.
+    /// Used share of the memory of Redis, or of the disk of the embedded queue as `df` counts it, if known.
     pub(super) space_used_ratio: Option<f64>,
-}
-
-/// An error, and when it was last seen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct LastError {
-    /// Time at which it was last seen.
-    pub(super) at: String,
-    /// Address of the process.
-    pub(super) address: String,
-    /// Part of the process; null if the process did not answer.
-    pub(super) part: Option<String>,
-    /// Words of the process or of the connection.
-    pub(super) error: String,
+    /// Free bytes of the same memory or disk.
+    pub(super) space_free_bytes: Option<f64>,
+    /// Kind of that space: `memory` or `disk`.
+    pub(super) space: Option<&'static str>,
 }
 
 impl View {
@@ -123,7 +117,7 @@ impl View {
                 .map(|depth| Queue::of(depth, &scrapes, samples, rates.seconds)),
             dead_letters: max("rollbook_dead_letters"),
             changes_pending_seconds: max("rollbook_changes_pending_seconds"),
-            last_error: current_error(latest, &at).or(last_error),
+            last_error: LastError::of(latest, &at, last_error.as_ref()).or(last_error),
             at,
         }
     }
@@ -134,32 +128,25 @@ fn maximum(scrapes: &[&Scrape], name: &str) -> Option<f64> {
     scrapes.iter().filter_map(|scrape| scrape.metrics.value(name)).reduce(f64::max)
 }
 
-/// Returns the first error among the answers: of a process that does not answer, or of a part.
-fn current_error(answers: &[Asked], at: &str) -> Option<LastError> {
-    answers.iter().find_map(|asked| {
-        let error = |part: Option<String>, error: String| {
-            Some(LastError { at: at.to_owned(), address: asked.address.to_string(), part, error })
-        };
-        match &asked.answer {
-            Err(why) => error(None, why.clone()),
-            Ok(scrape) => {
-                let (part, state) = scrape.parts.iter().find(|(_, state)| *state != "ok")?;
-                error(Some(part.clone()), state.clone())
-            }
-        }
-    })
-}
-
 impl ProcessView {
     fn of(asked: &Asked) -> Self {
         let address = asked.address.to_string();
         let Ok(scrape) = &asked.answer else {
-            return Self { address, answers: false, version: None, status: None, parts: BTreeMap::new() };
+            let none = BTreeMap::new;
+            return Self {
+                address,
+                answers: false,
+                version: None,
+                status: None,
+                parts: none(),
+                since: none(),
+            };
         };
         let mut builds = scrape.metrics.series("rollbook_build_info");
         let version = builds.next().and_then(|(labels, _)| label(labels, "version")).map(str::to_owned);
-        let (status, parts) = (Some(scrape.status.clone()), scrape.parts.clone());
-        Self { address, answers: true, version, status, parts }
+        let (status, parts, since) =
+            (Some(scrape.status.clone()), scrape.parts.clone(), scrape.since.clone());
+        Self { address, answers: true, version, status, parts, since }
     }
 }
 
@@ -174,8 +161,9 @@ impl Queue {
         let change = if seconds > 0.0 { (depth - first.unwrap_or(depth)) / seconds } else { 0.0 };
         let memory = max("rollbook_queue_memory_used_bytes").zip(max("rollbook_queue_memory_limit_bytes"));
         let disk = max("rollbook_queue_disk_available_bytes").zip(max("rollbook_queue_disk_size_bytes"));
-        let disk = disk.map(|(available, size)| (size - available, size));
-        let space = memory.or(disk).filter(|(_, size)| *size > 0.0);
+        let memory = memory.map(|(used, size)| ("memory", used, size));
+        let disk = disk.map(|(available, size)| ("disk", size - available, size));
+        let space = memory.or(disk).filter(|(_, _, size)| *size > 0.0);
         Self {
             depth,
             depth_limit: max("rollbook_queue_depth_limit"),
@@ -184,7 +172,9 @@ impl Queue {
             oldest_age_seconds: max("rollbook_queue_oldest_age_seconds").unwrap_or_default(),
             change_per_second: rounded(change),
             seconds_to_empty: seconds_to_empty(depth, change),
-            space_used_ratio: space.map(|(used, size)| rounded(used / size)),
+            space_used_ratio: space.map(|(_, used, size)| rounded(used / size)),
+            space_free_bytes: space.map(|(_, used, size)| (size - used).max(0.0)),
+            space: space.map(|(kind, ..)| kind),
         }
     }
 }
@@ -300,7 +290,8 @@ mod tests {
 
     fn asked(metrics: &str) -> Asked {
         let parts = BTreeMap::from([("queue".to_owned(), "ok".to_owned())]);
-        let answer = Ok(Scrape { metrics: Metrics::parse(metrics), status: "ok".to_owned(), parts });
+        let (status, since) = ("ok".to_owned(), BTreeMap::new());
+        let answer = Ok(Scrape { metrics: Metrics::parse(metrics), status, parts, since });
         Asked { address: ([127, 0, 0, 1], 9464).into(), answer }
     }
 

@@ -1,6 +1,7 @@
 //! Durability of a 200: reported at the start, in `/readyz` and in a metric, and required by `strict`.
 
 use rollbook_testkit::process::{Home, until};
+use rollbook_testkit::servers::postgres::PostgresServer;
 use rollbook_testkit::servers::redis::RedisServer;
 
 use super::{BINARY, readiness, run, send};
@@ -16,6 +17,51 @@ async fn strict_refuses_to_start_on_a_redis_that_could_lose_what_it_acknowledged
         let weakness = ran.err.lines().find(|line| line.starts_with("  ") && line.contains("appendfsync"));
         assert!(weakness.is_some(), "{}", ran.err);
     }
+}
+
+#[tokio::test]
+async fn all_that_keeps_a_process_from_starting_is_said_at_once_each_with_its_fix() {
+    let weak = [
+        ("appendonly", "no"),
+        ("appendfsync", "everysec"),
+        ("no-appendfsync-on-rewrite", "yes"),
+        ("maxmemory-policy", "allkeys-lru"),
+    ];
+    let redis = RedisServer::start_with(&weak).await;
+    let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
+    postgres.create_database("app").await;
+    let home = Home::new(BINARY)
+        .with("ROLLBOOK_QUEUE_URL", redis.url())
+        .with("DATABASE_URL", postgres.url("app"))
+        .with("ROLLBOOK_DURABILITY", "strict");
+    let refused = run(&home, &["serve"]).ended(1).err;
+    for fix in [
+        "CONFIG SET appendonly yes",
+        "CONFIG SET appendfsync always",
+        "CONFIG SET no-appendfsync-on-rewrite no",
+        "CONFIG SET maxmemory-policy noeviction",
+        "run: rollbook migrate",
+        "2 faults keep this process from starting",
+    ] {
+        assert!(refused.contains(fix), "{fix}: {refused}");
+    }
+    let doctor = run(&home, &["doctor"]).ended(1).out;
+    for fix in
+        ["appendonly yes", "appendfsync always", "on-rewrite no", "policy noeviction", "rollbook migrate"]
+    {
+        assert!(doctor.contains(fix), "{fix}: {doctor}");
+    }
+    // All fixes at once, and it starts.
+    for (setting, value) in [
+        ("appendonly", "yes"),
+        ("appendfsync", "always"),
+        ("no-appendfsync-on-rewrite", "no"),
+        ("maxmemory-policy", "noeviction"),
+    ] {
+        redis.cli(&["CONFIG", "SET", setting, value]);
+    }
+    home.migrate();
+    let _serving = home.start_ready(&["serve"]).await;
 }
 
 #[tokio::test]
