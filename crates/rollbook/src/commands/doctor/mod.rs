@@ -22,6 +22,7 @@ mod running;
 mod samples;
 mod send;
 mod sessions;
+mod sharing;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -109,6 +110,7 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
         findings.push(machine::lonely_clock(&*clock));
     }
     findings.extend(machine::files(config, needs));
+    findings.extend(sharing::files(config, needs));
     findings.extend(machine::disk(config, needs));
     findings.push(machine::open_files(config, needs));
     findings.extend(queue);
