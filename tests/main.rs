@@ -32,6 +32,7 @@ mod raw_http;
 mod reacting;
 mod rolling;
 mod rows;
+mod sending;
 mod slow_clients;
 mod slow_redis;
 mod statuses;

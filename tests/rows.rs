@@ -9,7 +9,8 @@ use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_simulator::history::History;
 use rollbook_testkit::clock::WallClock;
 
-pub(crate) async fn equal(url: String, history: &History) -> bool {
+/// Opens a migrated store.
+pub(crate) fn postgres(url: String) -> PostgresStore {
     let settings = PostgresSettings {
         url,
         schema: "clerk".to_owned(),
@@ -19,7 +20,11 @@ pub(crate) async fn equal(url: String, history: &History) -> bool {
         statement_timeout: Duration::from_secs(60),
         connect_timeout: Duration::from_secs(5),
     };
-    let store = PostgresStore::new(settings, Arc::new(WallClock)).expect("the store opens");
+    PostgresStore::new(settings, Arc::new(WallClock)).expect("the store opens")
+}
+
+pub(crate) async fn equal(url: String, history: &History) -> bool {
+    let store = postgres(url);
     let mut rows = Vec::new();
     for resource in RESOURCES {
         let all = store.rows(resource, None, usize::MAX >> 1).await.expect("rows");

@@ -167,6 +167,7 @@ fn user(address: &str) -> Value {
         "id": USER,
         "created_at": 1_785_312_000_000_i64,
         "updated_at": 1_785_312_000_000_i64,
+        "first_name": ["a value that does not fit"],
         "email_addresses": [
             { "id": "idn_1", "email_address": "ines@x.example", "verification": verified },
             { "id": "idn_2", "email_address": address, "verification": null },

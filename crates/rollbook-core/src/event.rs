@@ -17,7 +17,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use self::columns::{Mismatch, field, find, remove};
+pub use self::columns::{Mismatch, mismatches};
+use self::columns::{field, find, remove};
 use crate::catalog::{self, Column, Kind, Resource, Verb};
 use crate::change::{Change, Effect, Field, Origin, Row, SubjectChange, Version};
 use crate::queue::Lease;
@@ -129,6 +130,12 @@ pub fn observed(
         sanitize_numbers(value);
     }
     subject_change(resource, Verb::Upsert, object, read_at)
+}
+
+/// Returns the columns that a change leaves null because the value does not fit them, with the reason.
+pub fn mismatches_of(change: &SubjectChange) -> Vec<(&'static str, Mismatch)> {
+    let data = change.row.as_ref().and_then(|row| serde_json::from_str(&row.data).ok());
+    data.map(|data| mismatches(change.resource, &data)).unwrap_or_default()
 }
 
 /// Whether an object of Clerk's API is a living object of this resource. One with an `object` of another type is not,

@@ -39,12 +39,7 @@ impl Reconciler {
 
     async fn approve_locked(&self, id: &str, stop: &CancellationToken) -> Result<Approved, ReconcileError> {
         let found = self.ports.records.run(id).await?;
-        let unknown = || {
-            ReconcileError::NoSuchRun(
-                "there is no run with this id. List them: rollbook reconcile status".to_owned(),
-            )
-        };
-        let run = found.ok_or_else(unknown)?;
+        let run = found.ok_or(ReconcileError::UnknownRun)?;
         if run.state == RunState::Running {
             let text = "this run is not over. Let it end first: rollbook reconcile --resume";
             return Err(ReconcileError::NoSuchRun(text.to_owned()));

@@ -58,7 +58,10 @@ pub enum ReconcileError {
     /// The process lost the lock to another one.
     #[error("this process lost the lock of the run to another process, which continues it")]
     LockLost,
-    /// There is no such run, or nothing of it waits.
+    /// No run has the id.
+    #[error("there is no run with this id. List them: rollbook reconcile status")]
+    UnknownRun,
+    /// There is no run to go on with, or nothing of it waits.
     #[error("{0}")]
     NoSuchRun(String),
     /// The process was asked to stop.
@@ -95,6 +98,7 @@ impl ReconcileError {
             | Self::WrongInstance { .. }
             | Self::ManyInstances(_)
             | Self::ForeignRows(_)
+            | Self::UnknownRun
             | Self::NoSuchRun(_) => false,
             Self::Source(_)
             | Self::Store(_)

@@ -1,6 +1,6 @@
 //! Stand-in for Clerk and Svix. `rollbook send`, `rollbook demo`, tests and benches send its events.
 //!
-//! * [`samples`]: one built-in event of every type.
+//! * [`samples`]: one built-in event of every type. [`story`]: the same as one story, with ids that are obviously invented.
 //! * [`history`]: every event of a simulated Clerk instance, and the [`truth`]: the rows that must result.
 //! * [`sender`]: deliveries over real HTTP, signed and retried as Svix does.
 //! * [`api`]: Clerk's Backend API over real HTTP, with faults on demand. It serves the [`state`] of a history,
@@ -25,4 +25,5 @@ mod names;
 pub mod samples;
 pub mod sender;
 pub mod state;
+pub mod story;
 pub mod truth;

@@ -191,6 +191,11 @@ impl Process {
         assert_eq!(status.signal(), Some(9), "the process had ended before the kill: {status}");
     }
 
+    /// Returns the number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by name, such as `TERM`.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();

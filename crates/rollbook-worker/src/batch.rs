@@ -68,8 +68,17 @@ pub(crate) struct Reading {
     pub(crate) failed: Vec<(Lease, Failure)>,
     /// Number of characters, keys and numbers replaced because not every engine can store them.
     pub(crate) sanitized: usize,
-    /// Number of fields with a value that did not fit their column, by table.
-    pub(crate) mismatched: BTreeMap<&'static str, usize>,
+    /// Fields with a value that did not fit their column, by table.
+    pub(crate) mismatched: BTreeMap<&'static str, Mismatched>,
+}
+
+/// Fields of one table that did not fit their columns.
+#[derive(Debug)]
+pub(crate) struct Mismatched {
+    /// Number of fields.
+    pub(crate) fields: usize,
+    /// Message that has some of them.
+    pub(crate) example: MessageId,
 }
 
 /// Removes a suspect from the batch, if there is one. Of several, it takes the one with the fewest unsettled
@@ -111,7 +120,9 @@ pub(crate) fn read(leases: Vec<Lease>, attempts_max: u32, instance_id: Option<&s
                 let change = parsed.into_change(&lease);
                 reading.sanitized += sanitized;
                 if mismatched > 0 {
-                    *reading.mismatched.entry(change.resource_name()).or_default() += mismatched;
+                    let none = || Mismatched { fields: 0, example: lease.id.clone() };
+                    reading.mismatched.entry(change.resource_name()).or_insert_with(none).fields +=
+                        mismatched;
                 }
                 // The change has all of the body: a second copy would double the memory.
                 reading.leases.push(Lease { body: Bytes::new(), ..lease });

@@ -287,6 +287,7 @@ impl Lane {
         reading.sort_by_table();
         metrics.sanitized.inc_by(reading.sanitized as u64);
         metrics.mismatched(&reading.mismatched);
+        self.shared.mismatches.report(&reading);
 
         // Messages that cannot be settled before the leases expire are released without counting an attempt.
         let time = settings.lease_for / 4 * 3;

@@ -34,6 +34,7 @@ mod gate_metric;
 mod isolation;
 mod lane;
 mod metrics;
+mod mismatch_log;
 mod pace;
 mod parked_log;
 mod progress;

@@ -11,6 +11,7 @@ use rollbook_core::store::{RetentionStep, SlowCause};
 use rollbook_core::time::Timestamp;
 
 use crate::apply::Call;
+use crate::batch::Mismatched;
 use crate::cascade_metrics::CascadeMetrics;
 use crate::changes_metrics::ChangesMetrics;
 use crate::gate_metric::GateMetric;
@@ -217,9 +218,9 @@ impl Metrics {
     }
 
     /// Fields did not fit their columns: how many in which tables.
-    pub(crate) fn mismatched(&self, fields: &BTreeMap<&'static str, usize>) {
-        for (table, count) in fields {
-            self.field_mismatches.with_label_values(&[*table]).inc_by(*count as u64);
+    pub(crate) fn mismatched(&self, found: &BTreeMap<&'static str, Mismatched>) {
+        for (table, of_table) in found {
+            self.field_mismatches.with_label_values(&[*table]).inc_by(of_table.fields as u64);
         }
     }
 

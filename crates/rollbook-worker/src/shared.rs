@@ -12,6 +12,7 @@ use crate::evidence::Evidence;
 use crate::gate::Gate;
 use crate::isolation::Isolation;
 use crate::metrics::Metrics;
+use crate::mismatch_log::MismatchLog;
 use crate::pace::Pace;
 use crate::parked_log::ParkedLog;
 use crate::settings::Settings;
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) queue_outage: SharedOutage,
     pub(crate) isolation: Isolation,
     pub(crate) parked: Arc<ParkedLog>,
+    pub(crate) mismatches: MismatchLog,
     /// Held by the lane that reads large bodies.
     pub(crate) large: tokio::sync::Mutex<()>,
 }

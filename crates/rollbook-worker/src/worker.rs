@@ -20,6 +20,7 @@ use crate::gate::Gate;
 use crate::isolation::Isolation;
 use crate::lane::Lane;
 use crate::metrics::Metrics;
+use crate::mismatch_log::MismatchLog;
 use crate::pace::Pace;
 use crate::parked_log;
 use crate::progress::{Progress, Pulse};
@@ -68,6 +69,7 @@ impl Worker {
             queue_outage,
             isolation,
             parked: Arc::default(),
+            mismatches: MismatchLog::default(),
             large,
         };
         Ok(Self { shared: Arc::new(shared), progress })

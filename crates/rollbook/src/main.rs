@@ -20,6 +20,7 @@ mod live_secrets;
 mod logging;
 mod nearest;
 mod output;
+mod processes;
 mod progress;
 mod receiver_calls;
 mod reconciliation;

@@ -1,16 +1,72 @@
 //! Reading the typed columns from an object.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use super::numbers::whole;
 use super::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, text_of};
-use crate::catalog::{Kind, Source};
+use crate::catalog::{Kind, Resource, Source};
 use crate::change::Field;
 use crate::time::Timestamp;
 
-/// A value of another type than the catalog expects, at the path or on the way to it.
-#[derive(Debug)]
-pub(super) struct Mismatch;
+/// Reason why a value does not fit its column, without the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The value, or an object on the way to it, has another JSON type.
+    Type {
+        /// JSON type that was found.
+        found: &'static str,
+        /// JSON type that fits.
+        expected: &'static str,
+    },
+    /// The text is longer than the column allows.
+    Length {
+        /// Maximum length, in bytes.
+        max: usize,
+    },
+    /// The number is not an integer of 64 bits, or not a time that every engine can store.
+    Range,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Type { found, expected } => write!(f, "{found} in place of {expected}"),
+            Self::Length { max } => write!(f, "a text of more than {max} bytes"),
+            Self::Range => write!(f, "a number outside of the range of the column"),
+        }
+    }
+}
+
+impl Mismatch {
+    const fn of_type(found: &Value, expected: &'static str) -> Self {
+        let found = match found {
+            Value::Null => "null",
+            Value::Bool(_) => "true or false",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a text",
+            Value::Array(_) => "a list",
+            Value::Object(_) => "an object",
+        };
+        Self::Type { found, expected }
+    }
+}
+
+/// Returns the columns that are null because the value in `data` does not fit them, with the reason, in the order of the
+/// table. The `data` is that of a stored row: the result is the same as when its event was parsed.
+pub fn mismatches(resource: &Resource, data: &Map<String, Value>) -> Vec<(&'static str, Mismatch)> {
+    let times = ["created_at", "updated_at"].map(|key| (key, Ok(data.get(key)), Kind::Time));
+    let columns = resource.columns.iter().map(|column| (column.name, find(data, column.source), column.kind));
+    times
+        .into_iter()
+        .chain(columns)
+        .filter_map(|(name, found, kind)| {
+            let field = found.and_then(|value| field(value, kind));
+            field.err().map(|mismatch| (name, mismatch))
+        })
+        .collect()
+}
 
 /// Returns the value at a source, or `None` if the value or anything on the way to it is missing or null.
 pub(super) fn find(data: &Map<String, Value>, source: Source) -> Result<Option<&Value>, Mismatch> {
@@ -23,11 +79,11 @@ pub(super) fn find(data: &Map<String, Value>, source: Source) -> Result<Option<&
         Source::Chosen { list, id_of, field } => {
             let chosen = match data.get(id_of) {
                 None | Some(Value::Null) => return Ok(None),
-                Some(id) => id.as_str().ok_or(Mismatch)?,
+                Some(id) => id.as_str().ok_or_else(|| Mismatch::of_type(id, "a text"))?,
             };
             let elements = match data.get(list) {
                 None | Some(Value::Null) => return Ok(None),
-                Some(list) => list.as_array().ok_or(Mismatch)?,
+                Some(list) => list.as_array().ok_or_else(|| Mismatch::of_type(list, "a list"))?,
             };
             let is_chosen = |element: &&Value| element.get("id").and_then(Value::as_str) == Some(chosen);
             Ok(elements.iter().find(is_chosen).and_then(|element| element.get(field)))
@@ -47,7 +103,7 @@ fn at<'a>(data: &'a Map<String, Value>, path: &[&str]) -> Result<Option<&'a Valu
         found = match found {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Object(object)) => object.get(*key),
-            Some(_) => return Err(Mismatch),
+            Some(other) => return Err(Mismatch::of_type(other, "an object")),
         };
     }
     Ok(found)
@@ -58,16 +114,32 @@ pub(super) fn field(value: Option<&Value>, kind: Kind) -> Result<Field, Mismatch
     let Some(value) = value.filter(|value| !value.is_null()) else {
         return Ok(Field::Null);
     };
-    let field = match kind {
-        Kind::Text => value.as_str().map(text),
-        Kind::IndexedText => value.as_str().filter(|text| text.len() <= INDEXED_TEXT_LENGTH_MAX).map(text),
-        Kind::Id => value.as_str().filter(|id| id.len() <= NAME_LENGTH_MAX).map(id),
-        Kind::Integer => whole(value).map(Field::Integer),
-        Kind::Bool => value.as_bool().map(Field::Bool),
-        Kind::Time => whole(value).and_then(Timestamp::from_clerk).map(Field::Time),
-        Kind::Json => Some(Field::Json(text_of(value))),
-    };
-    field.ok_or(Mismatch)
+    match kind {
+        Kind::Text => as_text(value, usize::MAX).map(text),
+        Kind::IndexedText => as_text(value, INDEXED_TEXT_LENGTH_MAX).map(text),
+        Kind::Id => as_text(value, NAME_LENGTH_MAX).map(id),
+        Kind::Integer => as_whole(value).map(Field::Integer),
+        Kind::Bool => {
+            value.as_bool().map(Field::Bool).ok_or_else(|| Mismatch::of_type(value, "true or false"))
+        }
+        Kind::Time => Timestamp::from_clerk(as_whole(value)?).map(Field::Time).ok_or(Mismatch::Range),
+        Kind::Json => Ok(Field::Json(text_of(value))),
+    }
+}
+
+/// Returns a text of at most this many bytes.
+fn as_text(value: &Value, max: usize) -> Result<&str, Mismatch> {
+    let text = value.as_str().ok_or_else(|| Mismatch::of_type(value, "a text"))?;
+    if text.len() <= max { Ok(text) } else { Err(Mismatch::Length { max }) }
+}
+
+/// Returns an integer of 64 bits.
+fn as_whole(value: &Value) -> Result<i64, Mismatch> {
+    match whole(value) {
+        Some(number) => Ok(number),
+        None if value.is_number() => Err(Mismatch::Range),
+        None => Err(Mismatch::of_type(value, "a number")),
+    }
 }
 
 fn text(text: &str) -> Field {

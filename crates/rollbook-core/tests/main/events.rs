@@ -6,7 +6,9 @@ use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, SUBSCRIPTIONS, USERS};
 use rollbook_core::change::{Effect, Field, Origin, SubjectChange};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::drift::Drift;
-use rollbook_core::event::{NAME_LENGTH_MAX, Parsed, observed, parse};
+use rollbook_core::event::{
+    INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, Parsed, mismatches_of, observed, parse,
+};
 use rollbook_core::queue::{Lease, LeaseToken};
 use rollbook_core::retry::{Failure, Reason};
 use rollbook_core::time::Timestamp;
@@ -167,6 +169,32 @@ fn a_value_of_the_wrong_type_on_the_path_to_a_field_is_counted_and_a_missing_one
         assert_eq!(column(&merged(&event), "user_id"), &Field::Null);
         assert_eq!(column(&merged(&event), "amount"), &Field::Null);
     }
+}
+
+#[test]
+fn each_column_that_is_null_because_its_value_does_not_fit_is_named_with_the_reason_and_without_the_value() {
+    let mut event = user();
+    event["data"]["first_name"] = json!({"not": "text"});
+    event["data"]["banned"] = json!("no");
+    event["data"]["external_id"] = json!("ada".repeat(INDEXED_TEXT_LENGTH_MAX));
+    event["data"]["email_addresses"] = json!("ada@example.com");
+    event["data"]["created_at"] = json!(-5);
+    event["data"]["last_sign_in_at"] = json!("yesterday");
+    let found: Vec<String> =
+        mismatches_of(&merged(&event)).iter().map(|(column, why)| format!("{column}: {why}")).collect();
+    assert_eq!(
+        found,
+        [
+            "created_at: a number outside of the range of the column",
+            "external_id: a text of more than 2000 bytes",
+            "first_name: an object in place of a text",
+            "primary_email_address: a text in place of a list",
+            "banned: a text in place of true or false",
+            "last_sign_in_at: a text in place of a number",
+        ]
+    );
+    assert_eq!(read(&event).expect("a readable event").mismatched, found.len());
+    assert_eq!(mismatches_of(&merged(&user())), []);
 }
 
 #[test]

@@ -207,6 +207,7 @@ mod tests {
             has_content,
             synced_by: "b".to_owned(),
             columns: Vec::new(),
+            unfit: Vec::new(),
         }
     }
 

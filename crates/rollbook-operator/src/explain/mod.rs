@@ -28,7 +28,7 @@ pub use self::held::{HeldSubject, held};
 pub use self::history::{AppliedDelivery, History, Memberships, Reason, Subject};
 pub use self::pending::{Parent, Pending, PendingItem};
 pub use self::queued::{DiscardedMessage, Message, ParkedMessage, Queued};
-pub use self::row::{Membership, Row, State};
+pub use self::row::{Membership, Row, State, UnfitColumn};
 pub use crate::serialize::RowRef;
 
 /// Id to explain, and limits.

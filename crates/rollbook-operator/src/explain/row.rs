@@ -1,12 +1,13 @@
 //! A row, without the personal data in it.
 
 use rollbook_core::catalog::{Column, Kind, Resource};
+use rollbook_core::event::{Mismatch, mismatches};
 use rollbook_core::store::{Reads, RowView, StoreError};
 use rollbook_core::table_layout::ERASED_BY;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::serialize::{RowRef, object};
+use crate::serialize::{RowRef, object, text};
 
 /// Text columns that contain no names and no addresses.
 const TEXTS: [&str; 11] = [
@@ -56,6 +57,19 @@ pub struct Row {
     /// Columns with their values, without empty ones and without personal data.
     #[serde(serialize_with = "object")]
     pub columns: Vec<(&'static str, Value)>,
+    /// Columns that are null because Clerk's value does not fit them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfit: Vec<UnfitColumn>,
+}
+
+/// A column that is null because Clerk's value does not fit it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct UnfitColumn {
+    /// Name of the column.
+    pub column: &'static str,
+    /// Form of what Clerk sent, without the value.
+    #[serde(serialize_with = "text")]
+    pub why: Mismatch,
 }
 
 impl Row {
@@ -87,8 +101,8 @@ impl Row {
             None if has_content => State::Alive,
             None => State::Placeholder,
         };
-        let columns = columns(resource, view);
-        Ok(Self { state, deleted_at, ended_with, has_content, synced_by, columns })
+        let (columns, unfit) = (columns(resource, view), unfit(resource, view));
+        Ok(Self { state, deleted_at, ended_with, has_content, synced_by, columns, unfit })
     }
 
     /// Returns whether the row is deleted and no content is stored.
@@ -104,6 +118,13 @@ fn columns(resource: &'static Resource, view: &RowView) -> Vec<(&'static str, Va
     let names = names.chain(["deleted_at", "synced_at", "synced_by"]);
     let value = |name| view.columns.get(name).cloned().unwrap_or_default();
     names.map(|name| (name, value(name))).filter(|(_, value)| !value.is_null()).collect()
+}
+
+/// Returns the columns that are null although `data` has a value for them.
+fn unfit(resource: &'static Resource, view: &RowView) -> Vec<UnfitColumn> {
+    let data = view.columns.get("data").and_then(Value::as_object);
+    let found = data.map(|data| mismatches(resource, data)).unwrap_or_default();
+    found.into_iter().map(|(column, why)| UnfitColumn { column, why }).collect()
 }
 
 fn is_shown(column: &Column) -> bool {

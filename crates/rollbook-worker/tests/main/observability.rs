@@ -194,6 +194,42 @@ async fn a_dead_letter_is_logged_once_an_outage_once_a_minute_and_no_body_ever()
 }
 
 #[tokio::test(start_paused = true)]
+async fn fields_that_do_not_fit_are_logged_by_name_without_a_value_and_one_line_a_minute_for_a_table() {
+    const SECRET: &str = "ada@example.com";
+    let (log, _logging) = Log::capture_to(tracing::Level::TRACE);
+    let bench = Bench::new();
+    for number in 1..=3 {
+        let data = json!({
+            "id": format!("user_{number}"), "first_name": [SECRET], "banned": SECRET, "external_id": SECRET.repeat(200),
+            "last_sign_in_at": 1e300,
+        });
+        bench.enqueue(&format!("msg_{number}"), event("user.updated", &data)).await;
+    }
+    bench.enqueue("msg_4", event("session.created", &json!({"id": "sess_1", "user_id": 7}))).await;
+    run_until(bench.worker(), bench.drained()).await.expect("a clean end");
+
+    let lines = log.lines_with("do not fit their columns");
+    let [users] = &lines.iter().filter(|line| line.contains("users")).collect::<Vec<_>>()[..] else {
+        panic!("one line about users: {lines:?}")
+    };
+    for part in [
+        "WARN",
+        "subject=\"user_",
+        "svix_id=msg_",
+        "user.updated",
+        "first_name: a list in place of a text",
+        "banned: a text in place of true or false",
+        "external_id: a text of more than 2000 bytes",
+        "last_sign_in_at: a number outside of the range of the column",
+    ] {
+        assert!(users.contains(part), "{part} in {users}");
+    }
+    assert_eq!(lines.len(), 2, "and one about sessions: {lines:?}");
+    assert!(lines.iter().any(|line| line.contains("user_id: a number in place of a text")), "{lines:?}");
+    assert!(log.lines_with(SECRET).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_line_about_a_delivery_that_came_in_a_trace_names_the_trace_and_no_other_line_does() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let (log, _logging) = Log::capture_to(tracing::Level::DEBUG);

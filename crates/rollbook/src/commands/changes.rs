@@ -11,9 +11,10 @@ use rollbook_core::store::{
 };
 use rollbook_core::time::Clock;
 use rollbook_operator::changes::{ChangeView, generation_name};
-use rollbook_operator::forwards::OfDeadLetters;
+use rollbook_operator::forwards::{ForwardError, OfDeadLetters};
 use serde_json::json;
 
+use super::subjects::NothingKnown;
 use super::{forwards, on_all_cores};
 use crate::cli::{ChangesCommand, Output, Which};
 use crate::clock::SystemClock;
@@ -34,7 +35,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// The store can't be read, or does not have the lines after the position any more.
 pub(crate) fn run(config: &Config, command: ChangesCommand) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    on_all_cores(async {
+    let ended = on_all_cores(async {
         let store = wire::open_store(config, clock.clone())?;
         match command {
             ChangesCommand::List { which, limit } => list(&*store, &which, limit, &*clock).await,
@@ -53,7 +54,17 @@ pub(crate) fn run(config: &Config, command: ChangesCommand) -> anyhow::Result<()
             ChangesCommand::Resume(arguments) => forwards::resume(&*store, &arguments).await,
             ChangesCommand::Renew { output } => renew(&*store, output).await,
         }
-    })
+    });
+    ended.map_err(unknown_forward)
+}
+
+/// Gives the error of an unknown forward its exit code.
+fn unknown_forward(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<ForwardError>() {
+        Ok(unknown @ ForwardError::Unknown { .. }) => NothingKnown(harmless(&unknown.to_string())).into(),
+        Ok(other) => other.into(),
+        Err(error) => error,
+    }
 }
 
 /// Gives the feed a new generation.

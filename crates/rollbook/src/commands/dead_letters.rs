@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{DeadLetterFilter, QueueAdmin, QueueError};
 use rollbook_core::time::Clock;
@@ -17,6 +17,7 @@ use rollbook_operator::dead_letters::{
 use rollbook_operator::words::{many, thousands};
 
 use super::on_all_cores;
+use super::subjects::NothingKnown;
 use crate::cli::{Bulk, DeadLetters, Filter, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Problems};
@@ -192,7 +193,7 @@ async fn follow(
 
 async fn show(queue: &dyn QueueAdmin, id: &str, with_body: bool, output: Output) -> anyhow::Result<()> {
     let Some(mut letter) = dead_letters::show(queue, id, with_body).await? else {
-        bail!("there is no dead letter {}; rollbook dead-letters list shows those there are", harmless(id));
+        return Err(unknown(id, "rollbook dead-letters list shows those there are").into());
     };
     if output == Output::Json {
         return Ok(print_json(&letter)?);
@@ -221,17 +222,27 @@ async fn change(queue: &dyn QueueAdmin, bulk: Bulk, change: Change, clock: &dyn 
         }
     };
     let mut result = dead_letters::change(queue, &filter, change, limits, &progress).await;
+    let unknown = filter.id.as_ref().filter(|_| result.matching == 0 && result.error.is_none());
     line.into_inner().unwrap_or_else(PoisonError::into_inner).end();
     result.error = result.error.as_deref().map(harmless);
     match bulk.output {
         Output::Json => print_json(&result)?,
-        Output::Text if result.error.is_some() => {}
+        Output::Text if result.error.is_some() || unknown.is_some() => {}
         Output::Text if bulk.dry_run => {
             print(&format!("{} would be {}", result.matching, change.done()))?;
         }
         Output::Text => print(&report(change, result.done()))?,
     }
+    if let Some(id) = unknown {
+        let fix = format!("nothing was {}. rollbook explain ID shows where a delivery is", change.done());
+        return Err(self::unknown(id.as_str(), &fix).into());
+    }
     result.error.as_ref().map_or(Ok(()), |error| Err(stopped(change, &result, error)))
+}
+
+/// Reports an id that no dead letter has.
+fn unknown(id: &str, fix: &str) -> NothingKnown {
+    NothingKnown(format!("there is no dead letter {}; {fix}", harmless(id)))
 }
 
 /// Reports a complete operation. The outcome of a redriven message is not known yet.

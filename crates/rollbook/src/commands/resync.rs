@@ -5,6 +5,7 @@ use rollbook_reconciler::{ResyncOutcome, Resynced};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::subjects::NothingKnown;
 use super::{on_all_cores, reconcile};
 use crate::cli::{Output, Resync};
 use crate::config::Config;
@@ -13,7 +14,7 @@ use crate::output::{Table, print, print_json};
 /// Runs the command.
 ///
 /// # Errors
-/// Some row does not show what Clerk shows.
+/// Some row does not show what Clerk shows, or nothing is known of the ids.
 pub(crate) fn run(config: &Config, arguments: &Resync) -> anyhow::Result<()> {
     on_all_cores(async {
         let (reconciler, _) = reconcile::open(config)?;
@@ -30,8 +31,13 @@ pub(crate) fn run(config: &Config, arguments: &Resync) -> anyhow::Result<()> {
             Output::Json => print_json(&results.iter().map(as_json).collect::<Vec<_>>())?,
             Output::Text => print(&text(&results))?,
         }
+        let is_known = |of: &Resynced| of.outcome != ResyncOutcome::UnknownKind;
         match results.iter().filter(|of| !of.outcome.is_success()).count() {
             0 => Ok(()),
+            count if !results.iter().any(is_known) => {
+                let ids = if count == 1 { "this id" } else { "these ids" };
+                Err(NothingKnown(format!("nothing is known of {ids}; nothing was changed")).into())
+            }
             count => bail!("{count} of {} are not in sync with Clerk", results.len()),
         }
     })

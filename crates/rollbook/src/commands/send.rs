@@ -12,6 +12,7 @@ use rollbook_http::client::Connection;
 use rollbook_simulator::history::Event;
 use rollbook_simulator::samples;
 use rollbook_simulator::sender::{REQUEST_TIMEOUT, post};
+use rollbook_simulator::story;
 use serde_json::{Value, json};
 
 use super::healthcheck::reachable;
@@ -97,7 +98,7 @@ async fn connect(target: &Target) -> anyhow::Result<Connection> {
 /// Event that is sent.
 enum Body {
     /// A built-in event, with the current time.
-    Sample(&'static str, String),
+    Sample { event_type: String, json: String },
     /// The bytes of a file.
     File(Bytes),
 }
@@ -112,8 +113,8 @@ impl Body {
             return Ok(Self::File(bytes.into()));
         }
         let event_type = arguments.event_type.as_deref().unwrap_or_default();
-        match samples::sample(event_type) {
-            Some(sample) => Ok(Self::Sample(sample, event_type.to_owned())),
+        match story::event(event_type) {
+            Some(json) => Ok(Self::Sample { event_type: event_type.to_owned(), json }),
             None => Err(unknown(event_type).into()),
         }
     }
@@ -121,7 +122,7 @@ impl Body {
     fn event(&self, clock: &dyn Clock) -> anyhow::Result<Event> {
         let now = clock.now();
         let (event_type, body) = match self {
-            Self::Sample(sample, event_type) => (event_type.clone(), samples::restamp(sample, now)?),
+            Self::Sample { event_type, json } => (event_type.clone(), samples::restamp(json, now)?),
             Self::File(bytes) => ("file".to_owned(), bytes.clone()),
         };
         Ok(Event { id: new_id(), event_type, at: now, body })

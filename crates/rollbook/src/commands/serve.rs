@@ -14,6 +14,7 @@ use crate::faces::Faces;
 use crate::file_modes;
 use crate::flags::SettingFlags;
 use crate::forwards;
+use crate::processes::{self, Process};
 use crate::reload::{ReadAll, Reloader};
 use crate::service::Service;
 use crate::signals::{Hangups, Signals};
@@ -63,8 +64,10 @@ async fn serve(config: Arc<Config>, read_all: ReadAll, faces: Faces, migrate: bo
     }
     let registry = Registry::new();
     let (queue, store) = (&opened.queue, opened.store);
-    let mut service = Service::start(&config, faces, ports, queue, store, clock, registry.clone())?;
+    let mut service = Service::start(&config, faces, ports, queue, store, clock.clone(), registry.clone())?;
     log_addresses(&config, faces, &service);
+    let process = Process::this(faces, service.ops_listening, &*clock);
+    let _marker = processes::announce(&config, faces, &process);
     let (secrets, producer) = (service.secrets(), queue.producer.clone());
     let reloader = Reloader::new(Arc::clone(&config), read_all, secrets, producer, &registry)?;
     service.run_in_background("reload", |stop| reloader.run(hangups, stop));

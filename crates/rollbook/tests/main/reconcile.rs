@@ -205,8 +205,11 @@ async fn resync_repairs_one_row_now_and_says_what_it_cannot_read() {
     stage.age_rows();
     assert_eq!(outcome(stage.json(&["resync", &id], 0)), "deleted");
     assert_eq!(outcome(stage.json(&["resync", &id], 0)), "absent");
-    let unknown = stage.run(&["resync", "role_unheard_of"]).ended(1);
+    let unknown = stage.run(&["resync", "role_unheard_of"]).ended(3);
     assert!(unknown.out.contains("no row has this id"), "{}", unknown.out);
+    assert!(unknown.err.contains("nothing is known of this id; nothing was changed"), "{}", unknown.err);
+    let unknown = stage.run(&["reconcile", "approve", "run_unheard_of"]).ended(3);
+    assert!(unknown.err.contains("there is no run with this id"), "{}", unknown.err);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,6 +23,7 @@ mod running;
 mod samples;
 mod send;
 mod sessions;
+mod sharing;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -110,6 +111,7 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
     let skews: Vec<Skew> = time.into_iter().chain(sender).collect();
     let mut findings = machine::judge_clocks(&skews, clock.now(), config.settings.tolerance);
     findings.extend(machine::files(config, needs));
+    findings.extend(sharing::files(config, needs));
     findings.extend(machine::disk(config, needs));
     findings.push(machine::open_files(config, needs));
     findings.extend(queue);

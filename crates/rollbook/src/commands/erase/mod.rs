@@ -55,7 +55,7 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
         if !arguments.tombstone && !erasure.is_known().await.context("nothing was erased")? {
             end_line();
             let plan = erasure.preview().await.context("nothing was erased")?;
-            show(&plan, arguments.output, report::plan)?;
+            show(&plan, arguments.output, report::unknown)?;
             return Err(
                 NothingKnown(format!("nothing is known of {}; nothing was erased", harmless(&id))).into()
             );

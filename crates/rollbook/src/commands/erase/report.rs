@@ -24,12 +24,6 @@ pub(super) fn plan(report: &Report) -> String {
         "; it has no row with content"
     };
     _ = writeln!(text, "{id}: {}{row}", a_kind(report.resource));
-    if !report.was_known {
-        _ = writeln!(
-            text,
-            "To block deliveries about it that may still arrive: rollbook erase {id} --tombstone"
-        );
-    }
     if report.addresses > 0 {
         _ = writeln!(
             text,
@@ -44,6 +38,18 @@ pub(super) fn plan(report: &Report) -> String {
     table.row(["ledger".to_owned(), "all entries about it and these rows".to_owned()]);
     queue(&mut table, &report.queue);
     _ = write!(text, "\n{table}");
+    stays(&mut text, &report.queue, &report.mentions);
+    not_taken(&mut text, report);
+    text
+}
+
+/// Formats what is said about an id that is unknown here, whether it was to be erased or not.
+pub(super) fn unknown(report: &Report) -> String {
+    let id = harmless(&report.id);
+    let mut text = format!(
+        "{id}: {}{UNKNOWN}.\nTo block deliveries about it that may still arrive: rollbook erase {id} --tombstone\n",
+        a_kind(report.resource)
+    );
     stays(&mut text, &report.queue, &report.mentions);
     not_taken(&mut text, report);
     text

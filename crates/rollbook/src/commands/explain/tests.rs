@@ -144,6 +144,24 @@ async fn a_sign_up_that_was_changed() {
 }
 
 #[tokio::test]
+async fn a_user_with_values_that_do_not_fit() {
+    let stage = Stage::new();
+    let mut data = user("user_1", START);
+    data["first_name"] = json!(["Ines"]);
+    data["external_id"] = json!("ines@".repeat(500));
+    data["banned"] = json!("Okafor");
+    data["last_sign_in_at"] = json!(1e300);
+    stage.applied("msg_1", &event("user.created", START, &data), 400, 1).await;
+    let history = stage.history("user_1").await;
+    reads(&stage, "a_user_with_values_that_do_not_fit", &history);
+    let unfit = &json_of(&history)["subject"]["row"]["unfit"];
+    assert_eq!(unfit[1], json!({ "column": "first_name", "why": "a list in place of a text" }), "{unfit}");
+    assert_eq!(unfit.as_array().map(Vec::len), Some(4), "{unfit}");
+    stage.applied("msg_2", &updated(START + MINUTE), 400, 1).await;
+    assert!(json_of(&stage.history("user_1").await)["subject"]["row"].get("unfit").is_none());
+}
+
+#[tokio::test]
 async fn an_update_that_came_late_and_a_duplicate() {
     let stage = Stage::new();
     signed_up(&stage).await;

@@ -8,7 +8,7 @@ use rollbook_core::time::Timestamp;
 use rollbook_core::trace::Traceparent;
 use rollbook_operator::explain::{
     AppliedDelivery, DiscardedMessage, HeldSubject, History, Membership, Memberships, Message, ParkedMessage,
-    Queued, Row, RowRef, State, Subject,
+    Queued, Row, RowRef, State, Subject, UnfitColumn,
 };
 use rollbook_operator::lookup::{Match, Named};
 use rollbook_operator::words::{a_kind, kind, many, span, thousands};
@@ -88,6 +88,20 @@ fn row(text: &mut String, history: &History, subject: &Subject) {
         table.row([format!("  {name}"), shown, meaning(name).to_owned()]);
     }
     text.push_str(table.to_string().trim_start_matches('\n'));
+    unfit(text, row);
+}
+
+/// Names the columns that are null because Clerk's value does not fit them.
+fn unfit(text: &mut String, row: &Row) {
+    if row.unfit.is_empty() {
+        return;
+    }
+    text.push_str(
+        "  These columns are null, because Clerk's value does not fit them. The column data has the value:\n",
+    );
+    for UnfitColumn { column, why } in &row.unfit {
+        _ = writeln!(text, "  - {column}: {why}");
+    }
 }
 
 /// Describes the state of a row in a sentence.

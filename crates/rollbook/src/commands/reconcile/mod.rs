@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::on_all_cores;
+use super::subjects::NothingKnown;
 use crate::cli::{OfRuns, Output, ReconcileCommand, RunArguments};
 use crate::clock::SystemClock;
 use crate::config::{Config, Problems};
@@ -229,6 +230,7 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
     let stop = CancellationToken::new();
     let approved = match until_signal(&stop, reconciler.approve(run, &stop)).await? {
         Ok(approved) => approved,
+        Err(error @ ReconcileError::UnknownRun) => return Err(NothingKnown(error.to_string()).into()),
         Err(error) => {
             let (error, fix) = explained(&error, AGAIN);
             return Err(with_fix(&error, fix));

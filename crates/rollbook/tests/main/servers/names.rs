@@ -97,6 +97,30 @@ fn what_is_unknown_has_its_own_exit_code(home: &Home) {
         let ran = run(home, &["erase", name, "--yes"]).ended(3);
         assert!(ran.err.contains("nothing was erased"), "{}", ran.err);
     }
+    for name in ["nobody", "user_nobody", "sess_nobody", "no@x.example", "+447700900999", "no-slug", "org_x"]
+    {
+        let [dry, real] = ["--dry-run", "--yes"].map(|flag| run(home, &["erase", name, flag]).ended(3));
+        assert_eq!((&dry.out, &dry.err), (&real.out, &real.err), "{name}");
+        assert!(dry.err.contains("nothing is known of") && !dry.out.contains("to remove"), "{}", dry.out);
+        run(home, &["explain", name]).ended(3);
+    }
+    for arguments in [
+        &["dead-letters", "show", "msg_nobody"][..],
+        &["dead-letters", "redrive", "msg_nobody"],
+        &["dead-letters", "redrive", "msg_nobody", "--dry-run"],
+        &["dead-letters", "discard", "msg_nobody"],
+        &["dead-letters", "discard", "msg_nobody", "--dry-run", "--output", "json"],
+        &["changes", "status", "nobody"],
+        &["changes", "failed", "nobody"],
+        &["changes", "redrive", "nobody", "--all"],
+        &["changes", "discard", "nobody", "--position", "1"],
+        &["changes", "replay", "nobody", "--after", "0"],
+        &["changes", "resume", "nobody"],
+    ] {
+        let ran = run(home, arguments).ended(3);
+        let says = ["there is no dead letter msg_nobody", "the forward nobody never ran"];
+        assert!(says.iter().any(|text| ran.err.contains(text)), "{arguments:?}: {}", ran.err);
+    }
     assert!(run(home, &["explain", "user_nobody"]).ended(3).out.contains("The row: none"), "no tombstone");
     assert_eq!(json_of(home, &["erase", "user_nobody", "--dry-run"], 3)["was_known"], false);
     let asked = run(home, &["erase", "user_nobody", "--tombstone", "--yes"]).ended(0).out;
