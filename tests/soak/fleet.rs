@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use rollbook_testkit::process::{Home, Process, until};
+use rollbook_testkit::process::{DEADLINE, Home, Process};
 use rollbook_testkit::servers::postgres::PostgresServer;
 use rollbook_testkit::servers::redis::RedisServer;
 
@@ -71,8 +72,23 @@ impl Fleet {
         count(&["hlen", "{rollbook:0}:messages"]).saturating_sub(count(&["zcard", "{rollbook:0}:dead"]))
     }
 
+    /// Waits until the queue is empty. Panics if nothing leaves it for [`DEADLINE`]: a busy machine may be slow, but not stuck.
     pub(crate) async fn until_quiet(&self) {
-        until("the queue is empty", || std::future::ready(self.waiting() == 0)).await;
+        let (mut least, mut progress_at) = (u64::MAX, Instant::now());
+        loop {
+            let waiting = self.waiting();
+            if waiting == 0 {
+                return;
+            }
+            if waiting < least {
+                (least, progress_at) = (waiting, Instant::now());
+            }
+            assert!(
+                progress_at.elapsed() < DEADLINE,
+                "{waiting} messages wait, and none was applied within {DEADLINE:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Stops all processes with SIGTERM. Returns whether each ended in order.
