@@ -4,9 +4,12 @@ use async_trait::async_trait;
 use rollbook_core::backend::{Backend, Pending, Stopped};
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
+use rollbook_core::weakness::Weakness;
 
 use crate::address::Address;
-use crate::migrations::{apply_migrations, drop_schema, examine, schema, schema_exists, server_time};
+use crate::migrations::{
+    apply_migrations, drop_schema, examine, schema, schema_exists, server_time, weaknesses,
+};
 use crate::pooler;
 use crate::settings::PostgresSettings;
 
@@ -51,6 +54,10 @@ impl Backend for PostgresSettings {
 
     async fn server_time(&self) -> Option<Result<Timestamp, String>> {
         Some(server_time(self).await.map_err(|error| error.to_string()))
+    }
+
+    async fn weaknesses(&self) -> Result<Vec<Weakness>, String> {
+        weaknesses(self).await.map_err(|error| error.to_string())
     }
 
     async fn remove(&self) -> Result<(), String> {

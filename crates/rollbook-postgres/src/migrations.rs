@@ -10,6 +10,7 @@ mod steps;
 use rollbook_core::backend::Pending;
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
+use rollbook_core::weakness::Weakness;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
@@ -77,6 +78,12 @@ pub(crate) async fn server_time(settings: &PostgresSettings) -> Result<Timestamp
     let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8".into();
     let rows = database.select(&now, None, None, |row| row.try_get(0).map(Timestamp::from_millis)).await?;
     rows.first().copied().ok_or_else(|| StoreError::Unavailable("the server returns no time".to_owned()))
+}
+
+/// Returns the roles that may create objects in the schema although they should not, as weaknesses.
+pub(crate) async fn weaknesses(settings: &PostgresSettings) -> Result<Vec<Weakness>, StoreError> {
+    let (database, schema) = open(settings)?;
+    Ok(database.run(&rights::Creators { schema: &schema }).await?)
 }
 
 /// Drops the schema with everything in it, whoever created it.
