@@ -23,6 +23,10 @@ use crate::raw_http::{exchange, status};
 const HEADERS: [&str; 4] =
     ["x-user-id", "x-organization-id", "x-organization-role", "x-organization-permissions"];
 
+/// Headers from which some frameworks take another method or path than the proxy saw.
+const OVERRIDES: [&str; 5] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+
 fn now() -> i64 {
     WallClock.now().as_millis() / 1000
 }
@@ -78,12 +82,18 @@ impl Stage {
 
     /// Sends a request with these headers. Returns the status.
     async fn ask(&self, method: &str, headers: &[String]) -> u16 {
+        self.ask_for(method, "/tasks/7", headers, "").await
+    }
+
+    /// Sends a request for this path with these headers and this body. Returns the status.
+    async fn ask_for(&self, method: &str, path: &str, headers: &[String], body: &str) -> u16 {
         let closes = headers.iter().any(|header| header.to_lowercase().starts_with("connection:"));
         let first = if closes { "" } else { "connection: close\r\n" };
         let headers = headers.iter().fold(first.to_owned(), |all, header| format!("{all}{header}\r\n"));
         let request = format!(
-            "{method} /tasks/7 HTTP/1.1\r\nhost: {}\r\n{headers}content-length: 0\r\n\r\n",
-            self.proxy
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n{headers}content-length: {}\r\n\r\n{body}",
+            self.proxy,
+            body.len()
         );
         status(&exchange(self.proxy, &request).await)
     }
@@ -138,6 +148,12 @@ fn respelled() -> Vec<String> {
     user.into_iter().chain(organization).collect()
 }
 
+/// Returns headers that name another method and path, with a respelled one.
+fn overriding() -> Vec<String> {
+    let names = OVERRIDES.iter().copied().chain(["X-HTTP_Method_Override", "X_Original_URL"]);
+    names.map(|name| format!("{name}: {}", if name.ends_with("URL") { "/admin" } else { "DELETE" })).collect()
+}
+
 /// Returns requests that a proxy lets in.
 fn let_in() -> Vec<Case> {
     let ours = Signer::of_the_instance();
@@ -156,6 +172,11 @@ fn let_in() -> Vec<Case> {
         ("a member with headers in other spellings", "PATCH", with(respelled())),
         ("a member", "POST", bearer(&ours, &member())),
         ("a member who may read", "GET", bearer(&ours, &reader())),
+        (
+            "with another method in headers, a member who may read",
+            "GET",
+            [bearer(&ours, &reader()), overriding()].concat(),
+        ),
         ("a member who may read", "HEAD", bearer(&ours, &reader())),
     ]
 }
@@ -171,6 +192,12 @@ fn refused() -> Vec<(Case, u16)> {
     let cases = [
         ("a member without the permission", "DELETE", bearer(&ours, &reader()), 403),
         ("a member without the permission", "POST", bearer(&ours, &reader()), 403),
+        (
+            "a member without the permission, with GET in a header",
+            "DELETE",
+            [bearer(&ours, &reader()), vec!["X-HTTP-Method-Override: GET".to_owned()]].concat(),
+            403,
+        ),
         ("a member without the permission", "PUT", bearer(&ours, &reader()), 403),
         ("a member without the permission", "PATCH", bearer(&ours, &reader()), 403),
         ("a member without the permission", "PROPFIND", bearer(&ours, &reader()), 403),
@@ -206,7 +233,10 @@ async fn check(mut stage: Stage) {
             ("x-organization-permissions", vec![permissions]),
         ];
         assert_eq!(seen(request), expected, "{what}, {method}");
+        let is_override = |name: &str| OVERRIDES.contains(&&*name.replace('_', "-"));
+        assert!(!request.headers.iter().any(|(name, _)| is_override(name)), "{what}: {:?}", request.headers);
     }
+    check_paths_and_bodies(&stage).await;
     let count = stage.app.received().len();
     for ((what, method, headers), expected) in refused() {
         assert_eq!(stage.ask(method, &headers).await, expected, "{what}");
@@ -215,6 +245,35 @@ async fn check(mut stage: Stage) {
     let down = stage.ask("GET", &bearer(&Signer::of_the_instance(), &member())).await;
     assert!(down >= 500, "without Rollbook nobody is let in: {down}");
     assert_eq!(stage.app.received().len(), count, "no refused request reached the application");
+}
+
+/// Sends requests for other paths, and one with a body.
+async fn check_paths_and_bodies(stage: &Stage) {
+    let reader = bearer(&Signer::of_the_instance(), &reader());
+    let count = stage.app.received_count();
+    let others =
+        ["/tasks/../admin", "/tasks/%2e%2e/admin", "/tasks/..%2fadmin", "/tasks/.%2e/admin", "/admin"];
+    let question = ["/_authorize", "/_authorize?permission=org:tasks:read", "/v1/session", "/tasks"];
+    for path in others.iter().chain(&question) {
+        stage.ask_for("GET", path, &reader, "").await;
+        assert_eq!(stage.app.received_count(), count, "{path} is no route");
+    }
+    for path in
+        ["//tasks/7", "/TASKS/7", "/tasks/7;x", "/tasks/%37", "/./tasks/7", "/tasks//7", "/tasks/?a=/../"]
+    {
+        stage.ask_for("GET", path, &[], "").await;
+        assert_eq!(stage.app.received_count(), count, "{path} without a token");
+    }
+    // The client's own query is no part of the question.
+    let path = "/tasks/7?permission=org:other:x&organization=org_9&role=org:owner";
+    assert_eq!(stage.ask_for("GET", path, &reader, "").await, 200);
+    let path = "/tasks/7?permission=org:tasks:read";
+    assert_eq!(stage.ask_for("DELETE", path, &reader, "").await, 403);
+    let member = bearer(&Signer::of_the_instance(), &member());
+    assert_eq!(stage.ask_for("POST", "/tasks/", &member, "a new task").await, 200);
+    let received = stage.app.received();
+    let request = received.last().expect("a request");
+    assert_eq!((&*request.line, &*request.body), ("POST /tasks/ HTTP/1.1", &b"a new task"[..]));
 }
 
 #[tokio::test]

@@ -41,12 +41,22 @@ async fn fill(stage: &Stage) {
         event("organization.created", START, &organization("org_1", START)),
         event("organization.created", START, &organization("org_deleted", START)),
     ];
-    for name in ["1", "removed", "deleted"] {
+    for name in ["1", "removed", "deleted", "banned", "demoted", "promoted"] {
         events.push(event("user.created", START, &user(&format!("user_{name}"), START)));
         events.push(event("organizationMembership.created", START, &member(name)));
     }
     events.push(event("organizationMembership.deleted", START + 9, &member("removed")));
     events.push(event("user.deleted", START + 9, &deleted("user", "user_deleted")));
+    let mut banned = user("user_banned", START + 9);
+    banned["banned"] = json!(true);
+    events.push(event("user.updated", START + 9, &banned));
+    // The role is another one than in the token: since a later time, and since an earlier one, so that the row is late.
+    for (name, at) in [("demoted", now() * 1000 + 1), ("promoted", START + 9)] {
+        let id = format!("orgmem_{name}");
+        let mut changed = membership(&id, "org_1", &format!("user_{name}"), at);
+        changed["role"] = json!("org:member");
+        events.push(event("organizationMembership.updated", at, &changed));
+    }
     events.push(of_user_1("org_deleted"));
     events.push(event("organization.deleted", START + 9, &deleted("organization", "org_deleted")));
     // The event of this organization has not arrived.
@@ -57,7 +67,7 @@ async fn fill(stage: &Stage) {
     }
     until("all are applied", || async {
         stage.home.metric("rollbook_queue_depth").await == Some(0.0)
-            && stage.home.metric("rollbook_applied_total").await.is_some_and(|applied| applied >= 13.0)
+            && stage.home.metric("rollbook_applied_total").await.is_some_and(|applied| applied >= 22.0)
     })
     .await;
 }
@@ -76,6 +86,10 @@ async fn the_context_and_the_deletion_of_a_task_in_typescript_serve_members_and_
         "reader": ours.token(&reader),
         "removed": ours.token(&member("user_removed")),
         "deleted": ours.token(&member("user_deleted")),
+        "banned": ours.token(&member("user_banned")),
+        // Issued before the change.
+        "demoted": ours.token(&member_claims("user_demoted", "org_1", now() - 30)),
+        "promoted": ours.token(&member("user_promoted")),
         "organization_deleted": ours.token(&member_claims("user_1", "org_deleted", now())),
         "organization_unknown": ours.token(&member_claims("user_1", "org_unknown", now())),
         "without_organization": ours.token(&claims("user_1", now())),
@@ -107,11 +121,15 @@ async fn the_context_and_the_deletion_of_a_task_in_typescript_serve_members_and_
         member,
         "of two tasks, the one of the own organization is deleted"
     );
+    assert_eq!(found["promoted"]["context"]["role"], "org:admin", "the row is late, and the token counts");
+    assert_eq!(outcomes(&found["promoted"]), member);
     let kept = |status: u16| json!([status, status, status, ["mine", "theirs"]]);
     assert_eq!(outcomes(&found["reader"]), kept(403));
     for (name, status) in [
         ("removed", 403),
         ("deleted", 403),
+        ("banned", 403),
+        ("demoted", 403),
         ("organization_deleted", 403),
         ("organization_unknown", 403),
         ("without_organization", 403),

@@ -25,6 +25,8 @@ const PERMISSIONS_MAX: usize = 16;
 const PERMISSIONS_BYTES_MAX: usize = 3072;
 /// Beginning of Clerk's own permissions, which are in no session token.
 const SYSTEM: &str = "org:sys_";
+/// Value of `impersonation`.
+const REFUSED: &str = "refused";
 
 /// Conditions of a question: all must hold.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,11 +34,14 @@ struct Checks {
     permissions: Vec<String>,
     role: Option<String>,
     organization: Option<String>,
+    /// Whether a session must be the user's own.
+    refuses_impersonation: bool,
 }
 
 impl Checks {
     fn parse(query: &str) -> Result<Self, Problem> {
-        let [permissions, role, organization] = query::values(query, ["permission", "role", "organization"])?;
+        let names = ["permission", "role", "organization", "impersonation"];
+        let [permissions, role, organization, impersonation] = query::values(query, names)?;
         if permissions.len() > PERMISSIONS_MAX {
             let accepted = format!("write at most {PERMISSIONS_MAX} of them");
             return Err(Problem::parameter("permission", &accepted));
@@ -54,11 +59,18 @@ impl Checks {
                 "write the id of an organization, such as org_2b…",
             ));
         }
-        Ok(Self { permissions, role, organization })
+        let impersonation = single("impersonation", impersonation)?;
+        if impersonation.as_deref().is_some_and(|word| word != REFUSED) {
+            return Err(Problem::parameter("impersonation", "write refused, or leave it out"));
+        }
+        Ok(Self { permissions, role, organization, refuses_impersonation: impersonation.is_some() })
     }
 
     /// Checks a session.
     fn check(&self, session: &Session) -> Result<(), Problem> {
+        if self.refuses_impersonation && session.actor().is_some() {
+            return Err(Problem::impersonated());
+        }
         let organization = session.organization().map(Organization::id);
         if self.organization.is_some() && organization != self.organization.as_deref() {
             return Err(Problem::organization_not_active());
@@ -143,8 +155,10 @@ mod tests {
             permissions: vec!["org:a:b".to_owned(), "org:c:d".to_owned()],
             role: Some("org:admin".to_owned()),
             organization: Some("org_1".to_owned()),
+            refuses_impersonation: false,
         };
         assert!(all.is_ok_and(|checks| checks == expected));
+        assert!(parse("impersonation=refused").is_ok_and(|checks| checks.refuses_impersonation));
         let most = ["permission=org:a:b"; PERMISSIONS_MAX].join("&");
         assert!(parse(&most).is_ok());
         let long = format!("organization={}", "o".repeat(NAME_BYTES_MAX + 1));
@@ -163,6 +177,9 @@ mod tests {
             (long.as_str(), "organization"),
             ("role=admin", "role"),
             ("role=", "role"),
+            ("impersonation=", "impersonation"),
+            ("impersonation=allowed", "impersonation"),
+            ("impersonation=refused&impersonation=refused", "impersonation"),
             (&format!("{most}&permission=org:a:b"), "permission"),
         ] {
             let problem = parse(query).expect_err(query);

@@ -81,6 +81,13 @@ impl Problem {
             .with_member("permission", json!(permission))
     }
 
+    /// Somebody acts as the user, and the question demands a session of the user's own.
+    pub(crate) fn impersonated() -> Self {
+        let detail =
+            "somebody else acts as the user of this session (act); the user's own session is required";
+        Self::new(StatusCode::FORBIDDEN, "impersonated", "The session is impersonated", detail)
+    }
+
     /// The session has another role in its active organization, or has no active organization.
     pub(crate) fn role_denied(role: &str) -> Self {
         let detail = format!("the role {role} is required in the session's active organization");

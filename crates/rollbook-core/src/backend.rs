@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::time::Timestamp;
+use crate::weakness::Weakness;
 
 /// Says whether work that takes long is to stop.
 pub type Stopped = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -71,6 +72,14 @@ pub trait Backend: Send + Sync {
     /// Time of the server's clock; `None` where there is no server.
     async fn server_time(&self) -> Option<Result<Timestamp, String>> {
         None
+    }
+
+    /// Weaknesses of the rights in it: everything works, and others may do what they should not.
+    ///
+    /// # Errors
+    /// The backend can't be asked.
+    async fn weaknesses(&self) -> Result<Vec<Weakness>, String> {
+        Ok(Vec::new())
     }
 
     /// Rewrites the file, so that the file and its log hold nothing that was removed. `false` where there is no file.

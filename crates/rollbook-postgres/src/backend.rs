@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use rollbook_core::backend::{Backend, Pending, Stopped};
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
+use rollbook_core::weakness::Weakness;
 
 use crate::address::Address;
 use crate::migrations::{
-    apply_migrations, drop_schema, examine, identity, schema, schema_exists, server_time,
+    apply_migrations, drop_schema, examine, identity, schema, schema_exists, server_time, weaknesses,
 };
 use crate::pooler;
 use crate::settings::PostgresSettings;
@@ -57,6 +58,10 @@ impl Backend for PostgresSettings {
 
     async fn server_time(&self) -> Option<Result<Timestamp, String>> {
         Some(server_time(self).await.map_err(|error| error.to_string()))
+    }
+
+    async fn weaknesses(&self) -> Result<Vec<Weakness>, String> {
+        weaknesses(self).await.map_err(|error| error.to_string())
     }
 
     async fn remove(&self) -> Result<(), String> {

@@ -10,6 +10,7 @@ mod steps;
 use rollbook_core::backend::Pending;
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
+use rollbook_core::weakness::Weakness;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
@@ -91,6 +92,12 @@ pub(crate) async fn identity(settings: &PostgresSettings) -> Result<String, Stor
     );
     let rows = database.select(&sql.into(), None, None, |row| row.try_get::<String, _>(0)).await?;
     rows.into_iter().next().ok_or_else(|| StoreError::Unavailable("the server returns no row".to_owned()))
+}
+
+/// Returns the roles that may create objects in the schema although they should not, as weaknesses.
+pub(crate) async fn weaknesses(settings: &PostgresSettings) -> Result<Vec<Weakness>, StoreError> {
+    let (database, schema) = open(settings)?;
+    Ok(database.run(&rights::Creators { schema: &schema }).await?)
 }
 
 /// Drops the schema with everything in it, whoever created it.

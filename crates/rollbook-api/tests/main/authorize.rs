@@ -67,6 +67,28 @@ async fn what_the_session_lacks_is_403_without_headers_that_say_who_it_is() {
 }
 
 #[tokio::test]
+async fn an_impersonated_session_is_let_in_unless_the_question_refuses_it() {
+    let server = Server::start(Engine::Memory).await;
+    let mut acted = member_claims("user_1", "org_1", server.seconds());
+    acted["act"] = json!({ "iss": "https://dashboard.clerk.com", "sid": "sess_9", "sub": "user_9" });
+    let (own, acted) = (server.bearer_in("user_1", "org_1"), bearer(&acted));
+    for (line, query, status) in [
+        (&own, "permission=org:tasks:read&impersonation=refused", 204),
+        (&own, "impersonation=refused", 204),
+        (&acted, "permission=org:tasks:read", 204),
+        (&acted, "permission=org:tasks:read&impersonation=refused", 403),
+        (&acted, "impersonation=refused", 403),
+    ] {
+        let answer = server.get(&format!("/v1/authorize?{query}"), &[line]).await;
+        assert_eq!(answer.status, status, "{query}");
+        if status == 403 {
+            answer.problem(403, "impersonated");
+            assert_eq!(identity(&answer), [None; 4], "{query}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_session_without_an_organization_has_all_headers_and_three_are_empty() {
     let server = Server::start(Engine::Memory).await;
     let answer = server.get("/v1/authorize", &[&server.bearer("user_1")]).await;

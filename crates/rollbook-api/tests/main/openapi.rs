@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use rollbook_core::catalog::RESOURCES;
 use rollbook_core::store::{ChangeKind, ChangeOrigin};
 use rollbook_testkit::events::{START, deleted, membership, organization};
+use rollbook_testkit::tokens::claims;
 use serde_json::{Value, json};
 
 use crate::engine::Engine;
-use crate::stage::{Answer, NO_TOKEN, Options, Server};
+use crate::stage::{Answer, NO_TOKEN, Options, Server, bearer};
 
 /// A document, with what a schema of it says about a value.
 struct Document(Value);
@@ -181,6 +182,9 @@ async fn every_answer_about_sessions_and_rows_is_as_the_document_says() {
     }
     server.apply("user.deleted", &deleted("user", "user_2")).await;
     let (member, alone) = (server.bearer_in("user_1", "org_1"), server.bearer("user_9"));
+    let mut acted = claims("user_1", server.seconds());
+    acted["act"] = json!({ "sub": "user_9" });
+    let acted = bearer(&acted);
     let mut described = std::collections::BTreeSet::new();
     for (path, template, lines) in [
         ("/v1/session", "/v1/session", [member.as_str(), alone.as_str(), NO_TOKEN]),
@@ -192,6 +196,7 @@ async fn every_answer_about_sessions_and_rows_is_as_the_document_says() {
         ("/v1/authorize?role=org:b", "/v1/authorize", [&member, &alone, NO_TOKEN]),
         ("/v1/authorize?organization=org_2", "/v1/authorize", [&member, &alone, NO_TOKEN]),
         ("/v1/authorize?permission=", "/v1/authorize", [&member, &alone, NO_TOKEN]),
+        ("/v1/authorize?impersonation=refused", "/v1/authorize", [&member, &acted, NO_TOKEN]),
         ("/v1/users/user_1", "/v1/users/{id}", ["accept: */*", &alone, NO_TOKEN]),
         ("/v1/users/user_2", "/v1/users/{id}", ["accept: */*", &alone, NO_TOKEN]),
         ("/v1/users/user_3", "/v1/users/{id}", ["accept: */*", &alone, NO_TOKEN]),

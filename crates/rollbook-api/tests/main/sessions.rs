@@ -131,3 +131,36 @@ async fn without_an_issuer_no_session_token_is_accepted() {
     }
     assert_eq!(server.get("/v1/changes", &[]).await.status, 200);
 }
+
+#[tokio::test]
+async fn a_token_anywhere_but_in_its_header_or_cookie_is_no_credential_and_is_not_repeated() {
+    let server = Server::start(Engine::Memory).await;
+    server.create_user("user_1").await;
+    let session = Signer::of_the_instance().token(&member_claims("user_1", "org_1", server.seconds()));
+    let of_sessions = ["/v1/session", "/v1/context", "/v1/authorize"];
+    let of_services = ["/v1/changes", "/v1/users/user_1", "/v1/users/user_1/organizations"];
+    for (token, paths) in [(&*session, of_sessions), (TOKEN, of_services)] {
+        for path in paths {
+            for name in ["token", "access_token", "api_token", "__session", "authorization", "jwt"] {
+                let answer = server.get(&format!("{path}?{name}={token}"), &[NO_TOKEN]).await;
+                assert!([400, 401].contains(&answer.status), "{path} {name}: {}", answer.status);
+                assert!(!answer.body.contains(token) && !answer.body.contains("user_1"), "{}", answer.body);
+            }
+            for line in [
+                format!("authorization: {token}"),
+                format!("authorization: Token {token}"),
+                format!("proxy-authorization: Bearer {token}"),
+                format!("x-authorization: Bearer {token}"),
+                format!("x-session-token: {token}"),
+                format!("cookie: session={token}; token={token}; __SESSION={token}"),
+            ] {
+                let answer = server.get(path, &[NO_TOKEN, &line]).await;
+                assert_eq!(answer.status, 401, "{path} with {}", line.split(' ').next().unwrap_or_default());
+                assert!(!answer.body.contains(token), "{}", answer.body);
+            }
+        }
+    }
+    // A service token is none in a session's cookie either.
+    let cookie = format!("cookie: __session={TOKEN}");
+    assert_eq!(server.get("/v1/users/user_1", &[NO_TOKEN, &cookie]).await.status, 401);
+}

@@ -1,6 +1,8 @@
-//! Rights that a migration lacks, as GRANT statements.
+//! Rights that a migration lacks, as GRANT statements, and rights that others should not have.
 //!
 //! Postgres reports a missing right in words that follow the server's language, so the catalog is asked instead.
+
+use rollbook_core::weakness::Weakness;
 
 use super::schema;
 use crate::fault::Fault;
@@ -56,5 +58,45 @@ impl Work for Missing<'_> {
             Ok(grant.chars().map(|each| if each.is_control() { ' ' } else { each }).collect())
         };
         rows.iter().map(grant).collect()
+    }
+}
+
+/// Reads the roles that may create objects in the schema, other than the tables' owner and superusers.
+///
+/// Functions of the schema run with their owner's rights and look for functions and operators in it. Postgres takes one whose
+/// parameters fit better, so a role that may create functions there runs code with the owner's rights.
+pub(super) struct Creators<'a> {
+    pub(super) schema: &'a str,
+}
+
+impl Work for Creators<'_> {
+    type Output = Vec<Weakness>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Weakness>> {
+        use sqlx::Row as _;
+        // Without tables there is nothing to protect yet. The owner of a database is a member of pg_database_owner.
+        let sql = format!(
+            "SELECT CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(granted.grantee)) END
+               FROM pg_catalog.pg_namespace AS of
+               JOIN pg_catalog.pg_class AS ours ON ours.relnamespace = of.oid AND ours.relname = 'rollbook_migrations'
+              CROSS JOIN LATERAL aclexplode(coalesce(of.nspacl, acldefault('n', of.nspowner))) AS granted
+              WHERE of.nspname = '{schema}' AND granted.privilege_type = 'CREATE' AND granted.grantee <> ours.relowner
+                AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS known
+                                 WHERE known.oid = granted.grantee AND (known.rolsuper OR known.rolname = 'pg_database_owner'))
+              GROUP BY 1 ORDER BY 1",
+            schema = self.schema
+        );
+        let weakness = |row: &sqlx::postgres::PgRow| -> sqlx::Result<Weakness> {
+            let role: String = row.try_get(0)?;
+            // A name may contain any character, a log line may not.
+            let role: String = role.chars().map(|each| if each.is_control() { ' ' } else { each }).collect();
+            let schema = self.schema;
+            let what = format!(
+                "{role} may create functions in the schema {schema}: Rollbook's functions that run with their owner's rights, \
+                 such as has_permission, could be made to call them"
+            );
+            Ok(Weakness::new(what, format!("REVOKE CREATE ON SCHEMA {schema} FROM {role}")))
+        };
+        session.ask(&sql).await?.iter().map(weakness).collect()
     }
 }

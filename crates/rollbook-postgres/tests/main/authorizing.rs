@@ -1,6 +1,7 @@
 //! Permissions in SQL, and the recipe of `migrations/README.md` for row-level security, as a role that may read no table of
 //! the mirror.
 
+use rollbook_core::backend::Backend as _;
 use rollbook_core::change::Change;
 use rollbook_core::store::Store as _;
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization, user};
@@ -254,6 +255,30 @@ async fn a_role_cannot_put_a_table_of_its_own_before_those_of_the_functions() {
     let to_all = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'mirror_2'::regnamespace
                   AND proname IN ('is_member', 'has_permission', 'organizations_of') AND has_function_privilege('public', oid, 'EXECUTE')";
     assert_eq!(world.psql(to_all).await, "0\n", "nobody may call them without a grant");
+}
+
+#[tokio::test]
+async fn a_role_that_may_create_functions_in_the_schema_is_named_with_the_fix() {
+    let world = filled().await;
+    let mut app = App::new(&world).await;
+    let role = format!("app_of_{}", world.database);
+    let named = async || world.settings.weaknesses().await.expect("the server answers");
+    assert_eq!(named().await, [], "after the migration nobody may");
+    // Postgres prefers this function to its own in the functions of the schema, because the parameter fits better.
+    let better =
+        "CREATE FUNCTION mirror_2.to_jsonb(text[]) RETURNS jsonb LANGUAGE sql AS $$ SELECT '[]'::jsonb $$";
+    assert!(app.run(None, better).await.expect_err("it may not").contains("permission denied"));
+    world.psql(&format!("GRANT CREATE ON SCHEMA mirror_2 TO {role}, PUBLIC")).await;
+    let found = named().await;
+    let fixes: Vec<&str> = found.iter().map(|weakness| &*weakness.fix).collect();
+    let own = format!("REVOKE CREATE ON SCHEMA mirror_2 FROM {role}");
+    assert_eq!(fixes, ["REVOKE CREATE ON SCHEMA mirror_2 FROM PUBLIC", &*own]);
+    assert!(found[1].what.starts_with(&format!("{role} may create functions")), "{}", found[1].what);
+    for fix in fixes {
+        world.psql(fix).await;
+    }
+    assert_eq!(named().await, []);
+    assert!(app.run(None, better).await.is_err(), "the fix takes the right");
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 //! one thread drives all connections, and of an answer it reads the status and the length. On a machine
 //! of two cores, what the generator takes is missing from what is measured.
 //!
-//! Load at a fixed rate is open: a request is due at its time whether or not earlier ones are answered, and its time counts
-//! from then. A server that pauses for a second cannot hide it by holding up the generator.
+//! Load at a fixed rate is open: a request is given out when it is due, whether or not earlier ones are answered, and its time
+//! counts from then. A server that pauses for a second cannot hide it by holding up the generator.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,9 +29,9 @@ pub(crate) struct Hammered {
     /// From the first request to the last answer.
     pub(crate) elapsed: Duration,
     /// Time of each answer, sorted: from the request's first byte to the answer's last. With a `pause` it counts from the time
-    /// at which the request was due, so that a request that waits for a free connection counts as slow.
+    /// at which the request was given out, so that a request that waits for a free connection counts as slow.
     latencies: Vec<Duration>,
-    /// Delays of the generator itself, sorted: how long after its due time a request was given to the connections.
+    /// Delays of the generator itself, sorted: how long after its due time a request was given out. No part of the latencies.
     delays: Vec<Duration>,
     /// Requests that were not answered 200 or 204, each with the reason.
     pub(crate) failures: Vec<String>,
@@ -42,7 +42,7 @@ impl Hammered {
         at(&self.latencies, per_mille)
     }
 
-    /// Returns the generator's own delay. It is a part of the latency.
+    /// Returns the generator's own delay. If it is long, the load was not as even as it should have been.
     pub(crate) fn delay(&self, per_mille: usize) -> Duration {
         at(&self.delays, per_mille)
     }
@@ -168,8 +168,9 @@ fn pace(
     for index in 0..count {
         let due = started + pause * u32::try_from(index).expect("few requests");
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        delays.push(due.elapsed());
-        if sender.send((index, due)).is_err() {
+        let now = Instant::now();
+        delays.push(now.saturating_duration_since(due));
+        if sender.send((index, now)).is_err() {
             // The connections have ended: their panic says why.
             break;
         }
@@ -200,9 +201,9 @@ async fn line(
 ) -> (Vec<Duration>, Vec<String>) {
     let (mut latencies, mut failures) = (Vec::new(), Vec::new());
     let mut answer = Vec::with_capacity(1024);
-    while let Some((index, due)) = turns.next(requests.len()).await {
+    while let Some((index, given_out)) = turns.next(requests.len()).await {
         let outcome = exchange(&mut stream, &requests[index], &mut answer).await;
-        latencies.push(due.elapsed());
+        latencies.push(given_out.elapsed());
         let status = answer.get(9..12);
         let is_good = status == Some(&b"200"[..]) || status == Some(&b"204"[..]);
         match outcome {

@@ -17,6 +17,7 @@ const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
 const POLICIES: &str = "policies";
 const POOLER: &str = "pooler";
+const RIGHTS: &str = "rights";
 const TRIGGERS: &str = "triggers";
 const CASCADES: &str = "cascades";
 const CHANGES: &str = "changes";
@@ -38,6 +39,12 @@ pub(super) async fn of_a_team(store: &dyn FullStore) -> Findings {
     let hidden = in_time(store.hidden_tables()).await.unwrap_or_default();
     let unpinned = in_time(store.unpinned_triggers()).await.unwrap_or_default();
     policies(&hidden).into_iter().chain(triggers(&unpinned)).collect()
+}
+
+/// Reports roles that may do in the store what they should not.
+pub(super) async fn rights(config: &Config) -> Findings {
+    let found = in_time(wire::backend(config, Component::Store).weaknesses()).await.unwrap_or_default();
+    found.into_iter().map(|weakness| warning(RIGHTS, weakness.what, weakness.fix)).collect()
 }
 
 /// Reports functions of triggers that find tables by the search path of whoever writes a row; `None` if there are none.

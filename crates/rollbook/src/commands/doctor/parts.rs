@@ -231,12 +231,14 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     };
     let left = left.and_then(|left| notices::cascades(&left, clock.now()));
     let newer = notices::newer(config, Component::Store).await;
+    let rights = notices::rights(config).await;
     std::iter::once(answered(config, asked).await)
         .chain(newer)
         .chain(notices::pooler(config))
         .chain(left)
         .chain(feed)
         .chain(theirs)
+        .chain(rights)
         .collect()
 }
 
