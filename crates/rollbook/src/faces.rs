@@ -12,4 +12,13 @@ pub(crate) struct Faces {
 impl Faces {
     /// Both faces.
     pub(crate) const ALL: Self = Self { receiver: true, worker: true };
+
+    /// Returns the name of the command with these faces.
+    pub(crate) const fn command(self) -> &'static str {
+        match (self.receiver, self.worker) {
+            (true, true) => "serve",
+            (true, false) => "receive",
+            (false, _) => "work",
+        }
+    }
 }

@@ -79,15 +79,6 @@ pub(crate) async fn used(config: &Config, component: Component) -> Used {
     Part::of(config, component).used().await
 }
 
-/// Name of the command with these faces.
-pub(crate) const fn command(faces: Faces) -> &'static str {
-    match (faces.receiver, faces.worker) {
-        (true, true) => "serve",
-        (true, false) => "receive",
-        (false, _) => "work",
-    }
-}
-
 /// Description of this process.
 pub(crate) struct Installation {
     command: &'static str,
@@ -103,7 +94,7 @@ impl Installation {
     /// Returns the description of a process with these faces.
     pub(crate) fn of(config: &Config, faces: Faces) -> Arc<Self> {
         Arc::new(Self {
-            command: command(faces),
+            command: faces.command(),
             instance_id: config.settings.clerk_instance_id.clone(),
             api_listen: config
                 .settings

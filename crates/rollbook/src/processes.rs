@@ -61,20 +61,12 @@ impl Command {
     const fn faces(self) -> Faces {
         Faces { receiver: !matches!(self, Self::Work), worker: !matches!(self, Self::Receive) }
     }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Serve => "serve",
-            Self::Receive => "receive",
-            Self::Work => "work",
-        }
-    }
 }
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { command, pid, ops, since } = self;
-        write!(f, "rollbook {} (process {pid}, ops port {ops}, since {since})", command.name())
+        write!(f, "rollbook {} (process {pid}, ops port {ops}, since {since})", command.faces().command())
     }
 }
 
