@@ -77,7 +77,7 @@ pub(super) fn home(database: String) -> (Home, SocketAddr) {
     (home, api)
 }
 
-/// Fills the database with rows of some 2 KB. Each user is a member of one organization of ten.
+/// Fills the database with rows of some 1.5 KB. Each user is a member of one organization of ten.
 pub(super) async fn fill(postgres: &PostgresServer, database: &str, users: usize) {
     // A thousand objects in turn: making a million takes longer than storing them.
     let data = "(SELECT data FROM objects WHERE n = i % 1000)";
@@ -87,7 +87,7 @@ pub(super) async fn fill(postgres: &PostgresServer, database: &str, users: usize
     let organizations = (users / 10).max(1);
     let fill = format!(
         "CREATE TEMP TABLE objects AS
-         SELECT n, jsonb_build_object('m', (SELECT string_agg(md5((n * 100 + part)::text), '') FROM generate_series(1, 56) AS part)) AS data
+         SELECT n, jsonb_build_object('m', (SELECT string_agg(md5((n * 100 + part)::text), '') FROM generate_series(1, 40) AS part)) AS data
          FROM generate_series(0, 999) AS n;
          ALTER TABLE objects ADD PRIMARY KEY (n); ANALYZE objects;
          SET search_path TO clerk, pg_temp; SET session_replication_role = replica;
