@@ -32,6 +32,10 @@ pub const CODE_BROKEN: &str = "broken";
 
 /// Maximum patience, whatever the settings say.
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Function that decodes the body of an answer.
+type Decode<T> = fn(&[u8]) -> Result<T, String>;
+
 /// Connections, pace and retries.
 pub(crate) struct Transport {
     pool: Pool,
@@ -57,10 +61,10 @@ impl Transport {
     }
 
     /// Sends a request until Clerk answers, and decodes the answer.
-    pub(crate) async fn get<T>(
+    pub(crate) async fn get<T: Send + 'static>(
         &self,
         request: &Request,
-        decode: impl Fn(&[u8]) -> Result<T, String> + Sync,
+        decode: Decode<T>,
     ) -> Result<(T, Timestamp), SourceError> {
         match self.find(request, decode).await? {
             (Some(found), clock) => Ok((found, clock)),
@@ -69,10 +73,10 @@ impl Transport {
     }
 
     /// As [`Transport::get`]. `None` is Clerk's proof that there is no such object: a 404 `resource_not_found`.
-    pub(crate) async fn find<T>(
+    pub(crate) async fn find<T: Send + 'static>(
         &self,
         request: &Request,
-        decode: impl Fn(&[u8]) -> Result<T, String> + Sync,
+        decode: Decode<T>,
     ) -> Result<(Option<T>, Timestamp), SourceError> {
         let retries = &self.settings.retries;
         let longest = self.settings.patience.min(PATIENCE_MAX);
@@ -88,7 +92,7 @@ impl Transport {
             attempt += 1;
             let sent_at = Instant::now();
             let deadline = *deadline.get_or_insert(sent_at + longest);
-            let failure = match self.attempt(request, &decode).await {
+            let failure = match self.attempt(request, decode).await {
                 Ok(found) => return Ok(found),
                 Err(failure) => failure,
             };
@@ -119,10 +123,10 @@ impl Transport {
     }
 
     /// Sends a request once.
-    async fn attempt<T>(
+    async fn attempt<T: Send + 'static>(
         &self,
         request: &Request,
-        decode: impl Fn(&[u8]) -> Result<T, String>,
+        decode: Decode<T>,
     ) -> Result<(Option<T>, Timestamp), Failure> {
         let limit = self.settings.request_timeout;
         let result = timeout(limit, self.exchange(request)).await.unwrap_or_else(|_| {
@@ -130,7 +134,7 @@ impl Transport {
         });
         let code = result.as_ref().map_or_else(|(code, _)| *code, |answer| answer.0.status.as_str());
         (self.observer)(code);
-        result.map_err(|(_, failure)| failure)?.judge(decode)
+        result.map_err(|(_, failure)| failure)?.judge_apart(decode).await
     }
 
     /// Sends a request and reads the whole answer. Returns the observer's code of a failure.

@@ -102,7 +102,7 @@ impl Reconciler {
                 page => page?,
             };
             offset += page.objects.len() as u64;
-            let page = Readings::of_page(resource, page).await;
+            let page = Readings::of_page(resource, page, None).await;
             let times: Vec<Timestamp> =
                 page.subjects.iter().filter_map(|subject| subject.row.as_ref()?.updated_at).collect();
             newest = times.iter().copied().fold(newest, Timestamp::max);

@@ -11,6 +11,7 @@ use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, SourceError}
 use rollbook_core::store::{Held, HeldKey, HeldState};
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::context::{Context, Written};
@@ -112,6 +113,7 @@ impl Context {
         // Rows that lost their content since are not among the contents: an erasure came between.
         let open_ids: Vec<&str> = open.keys().copied().collect();
         for ids in open_ids.chunks(CONTENTS_MAX) {
+            let begun = Instant::now();
             for (id, data) in self.patiently("the store", || records.contents(resource, ids)).await? {
                 let Some(at) = open.remove(id.as_str()) else { continue };
                 if !is_same(resource, &subjects[at], &data) {
@@ -119,6 +121,7 @@ impl Context {
                 }
             }
             tokio::task::yield_now().await;
+            self.rest(begun).await;
         }
         Ok(drifted)
     }

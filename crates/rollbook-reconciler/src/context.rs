@@ -17,10 +17,12 @@ use tracing::{info, warn};
 use crate::clocked::Clocked;
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
-use crate::settings::{REST_MAX, RUN_LOCK, Settings};
+use crate::settings::{REST_MAX, REST_MIN, RUN_LOCK, Settings};
 
-/// Maximum number of changes in one transaction.
-const BATCH_MAX: usize = 100;
+/// Maximum number of changes in one transaction. Each transaction costs as much as some rows.
+const BATCH_MAX: usize = 250;
+/// The same in the background: deliveries wait for a transaction that is under way, and acknowledgements for a core.
+const BATCH_MAX_IN_BACKGROUND: usize = 25;
 /// First and longest pause before a call is repeated.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
 
@@ -71,11 +73,11 @@ pub(crate) struct Written {
 }
 
 impl Context {
-    /// Pauses for as long as the work since `begun` took, in the background: what else the process does has its turn. The
+    /// Pauses for as long as the step since `begun` took, in the background: what else the process does has its turn. The
     /// caller notices a stop.
     pub(crate) async fn rest(&self, begun: Instant) {
         if self.settings.is_background {
-            let pause = begun.elapsed().min(REST_MAX);
+            let pause = begun.elapsed().clamp(REST_MIN, REST_MAX);
             self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
     }
@@ -269,9 +271,11 @@ impl Context {
     /// Writes changes. A change that its row refuses does not keep the others from being written.
     pub(crate) async fn apply(&self, changes: &[Change]) -> Result<Written, ReconcileError> {
         let mut written = Written::default();
-        let mut pending: Vec<&[Change]> = changes.chunks(BATCH_MAX).rev().collect();
+        let size = if self.settings.is_background { BATCH_MAX_IN_BACKGROUND } else { BATCH_MAX };
+        let mut pending: Vec<&[Change]> = changes.chunks(size).rev().collect();
         let mut ambiguous = None;
         while let Some(batch) = pending.pop() {
+            let begun = Instant::now();
             let applied = self.patiently("the store", || self.ports.store.apply_many(batch)).await;
             match applied {
                 Ok(outcomes) => {
@@ -297,6 +301,7 @@ impl Context {
                 }
                 Err(error) => return Err(error),
             }
+            self.rest(begun).await;
         }
         // Every change failed, and the store may be the reason.
         match ambiguous {

@@ -4,10 +4,10 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rollbook_core::catalog::{Resource, USERS};
 use rollbook_core::source::{Page, PageRequest, Position, SourceError, Window};
 use rollbook_core::time::Timestamp;
-use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::error::ReconcileError;
+use crate::page::PageWork;
 use crate::progress::{Last, Slice};
 use crate::readings::{Readings, created_at};
 use crate::room::PageRoom;
@@ -98,7 +98,7 @@ impl Context {
         let request = PageRequest { position, limit: 1, bytes_max: usize::MAX };
         let page = self.patiently("Clerk", || self.ports.source.page(&USERS, &request)).await?;
         room.note_first(&page);
-        let page = Readings::of_page(&USERS, page).await;
+        let page = Readings::of_page(&USERS, page, None).await;
         let first = page.subjects.first().and_then(created_at);
         Ok(first.map(|at| (Timestamp::from_millis(at), page.clock)))
     }
@@ -199,8 +199,7 @@ impl Context {
     ) -> Result<(), ReconcileError> {
         let (is_short, clock) = (page.objects.len() < limit, page.clock);
         let turn = room.turn().await;
-        let begun = Instant::now();
-        let mut page = Readings::of_page(resource, page).await;
+        let mut page = Readings::of_page(resource, page, Some(self)).await;
         if page.has_twice {
             // In place of others, perhaps. It is read again, as an answer without a new user.
             self.stop.run_until_cancelled(tokio::time::sleep(self.settings.reread_pause)).await;
@@ -216,10 +215,10 @@ impl Context {
         page.subjects.retain(|subject| !is_known(&subject.id));
         slice.seen += page.subjects.len() as u64;
         if !page.is_empty() {
-            self.take_page(resource, slice, page).await?;
+            let work = PageWork::take(resource, slice, page)?;
+            self.finish_page(resource, work).await?;
         }
         slice.cursor = Some(last);
-        self.rest(begun).await;
         drop(turn);
         if is_short && !slice.is_done && self.is_complete(slice).await? {
             self.prove_rest(resource, slice, clock).await?;

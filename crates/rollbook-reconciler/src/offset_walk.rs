@@ -14,12 +14,12 @@ use std::collections::HashSet;
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::source::{Page, Position, SourceError, Window};
-use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::error::ReconcileError;
+use crate::page::PageWork;
 use crate::progress::Slice;
-use crate::read_ahead::ReadAhead;
+use crate::read_ahead::{Places, ReadAhead};
 use crate::readings::{Readings, created_at};
 use crate::room::PageRoom;
 
@@ -67,22 +67,27 @@ impl Context {
         while !slice.is_done {
             self.check_stop()?;
             let early = ahead.take(slice.offset).await;
-            let (is_early, limit, (page, _room)) = if let Some((page, limit, room)) = early {
-                (true, limit, (page, Some(room)))
+            let is_early = early.is_some();
+            let (page, limit, space) = if let Some((page, limit, space)) = early {
+                (page, limit, Some(space))
             } else {
                 let (page, limit) = self.read_offset(resource, slice.offset, &room, &mut ahead).await?;
-                (false, limit, (page, None))
+                (page, limit, None)
             };
             room.note(&page, limit);
-            let begun = Instant::now();
-            let step = self.take_offset_page(resource, &mut slice, page, &mut ahead).await?;
-            self.rest(begun).await;
-            if matches!(step, Step::Gap | Step::Lost) {
+            let places = [space, ahead.meanwhile(room.turn()).await];
+            ahead.check()?;
+            let step = self.take_offset_page(resource, &mut slice, (page, places), &mut ahead).await?;
+            let is_back = matches!(step, Step::Gap | Step::Lost);
+            if is_back {
                 ahead.clear();
+                ahead.finish_writes().await?;
             }
             self.follow(table, step, is_early, (&mut slice, &room), &mut patience).await?;
-            self.update(table, |of| of.slices = vec![slice.clone()]);
-            self.save_sometimes().await?;
+            if is_back || slice.is_done {
+                self.update(table, |of| of.slices = vec![slice.clone()]);
+            }
+            ahead.meanwhile(self.save_sometimes()).await?;
         }
         Ok(())
     }
@@ -150,19 +155,20 @@ impl Context {
         }
     }
 
-    async fn take_offset_page(
-        &self,
+    /// Takes a page: decodes it, compares its position with the pages before, and begins to write it.
+    async fn take_offset_page<'a>(
+        &'a self,
         resource: &'static Resource,
         slice: &mut Slice,
-        page: Page,
-        ahead: &mut ReadAhead<'_>,
+        (page, places): (Page, Places<'a>),
+        ahead: &mut ReadAhead<'a>,
     ) -> Result<Step, ReconcileError> {
         let (total, length) = (page.total, page.objects.len() as u64);
         let total = total
             .ok_or(ReconcileError::Contradiction { table: resource.table, detail: "a page has no total" })?;
         self.update(resource.table, |of| of.total = total);
         let end = slice.offset + length;
-        let mut page = ahead.meanwhile(Readings::of_page(resource, page)).await;
+        let mut page = ahead.meanwhile(Readings::of_page(resource, page, Some(self))).await;
         if page.has_twice {
             return Ok(Step::Lost);
         }
@@ -187,18 +193,21 @@ impl Context {
         if let Some(next) = next.filter(|_| end < total && !is_newer) {
             ahead.request(next, next - slice.offset, total);
         }
-        if !page.is_empty() {
-            ahead.meanwhile(self.take_page(resource, slice, page)).await?;
-        }
+        let work = if page.is_empty() { None } else { Some(PageWork::take(resource, slice, page)?) };
         slice.seen += number;
+        // Without an object that the next page can begin with, the walk goes on by position alone.
+        let is_blind = next.is_none() && length > 0;
+        let after = Slice { is_blind, offset: next.unwrap_or(end), ..slice.clone() };
+        if let Some(work) = work {
+            ahead.write(work, after.clone(), places);
+        }
         if is_newer || end >= total && self.ends_at(resource, end, total, ahead).await? {
+            ahead.finish_writes().await?;
             self.prove_rest(resource, slice, clock).await?;
             slice.is_done = true;
             return Ok(Step::New);
         }
-        // Without an object that the next page can begin with, the walk goes on by position alone.
-        slice.is_blind = next.is_none() && length > 0;
-        slice.offset = next.unwrap_or(end);
+        *slice = after;
         Ok(if has_new { Step::New } else { Step::Known })
     }
 

@@ -1,7 +1,5 @@
 //! One page of a list in ascending order of `created_at`: comparison, and the window that it proves.
 
-use std::collections::HashSet;
-
 use rollbook_core::catalog::Resource;
 use rollbook_core::source::Window;
 use rollbook_core::time::Timestamp;
@@ -11,15 +9,22 @@ use crate::error::ReconcileError;
 use crate::progress::{Last, Slice};
 use crate::readings::{Readings, created_at};
 
-impl Context {
-    /// Compares the new objects of a page, which follow [`Slice::last`], and examines the rows of the window
-    /// between. Moves `last`.
-    pub(crate) async fn take_page(
-        &self,
+/// Work on a page that was taken: its objects are compared, and the window that it proves is examined.
+pub(crate) struct PageWork {
+    page: Readings,
+    /// The window between the last object before the page and its last object, if it proves anything.
+    window: Option<Window>,
+    /// Ids that Clerk shows in the window.
+    present: Vec<String>,
+}
+
+impl PageWork {
+    /// Takes the new objects of a page, which follow [`Slice::last`], and moves `last`.
+    pub(crate) fn take(
         resource: &'static Resource,
         slice: &mut Slice,
         page: Readings,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<Self, ReconcileError> {
         let (ids, times): (Vec<String>, Vec<Option<i64>>) =
             page.subjects.iter().map(|subject| (subject.id.clone(), created_at(subject))).unzip();
         let known: Vec<i64> = times.iter().flatten().copied().collect();
@@ -30,28 +35,33 @@ impl Context {
             let detail = "it is not in the order of created_at";
             return Err(ReconcileError::Contradiction { table: resource.table, detail });
         }
-        let is_complete = page.unreadable == 0;
-        self.compare(resource, page).await?;
         let Some((last_id, last_at)) = ids.last().cloned().zip(times.last().copied()) else {
             // Objects without any id: the walk goes on, and proves nothing here.
-            return Ok(());
+            return Ok(Self { page, window: None, present: ids });
         };
-        let mut present: HashSet<&str> = ids.iter().map(String::as_str).collect();
-        let tied = slice.last.iter().flat_map(|last| &last.ties);
-        present.extend(tied.clone().map(String::as_str));
         let is_dated = known.len() == times.len() && slice.last.as_ref().is_none_or(|_| before.is_some());
-        if is_complete
-            && is_dated
-            && let Some(to) = last_at
-        {
+        let window = last_at.filter(|_| page.unreadable == 0 && is_dated).map(|to| {
             let from = before.unwrap_or(slice.from);
-            let window = Window { from: Timestamp::from_millis(from), to: Timestamp::from_millis(to) };
-            self.prove(resource, window, &present).await?;
-        }
-        let mut now_tied: Vec<String> = if before == last_at { tied.cloned().collect() } else { Vec::new() };
-        now_tied.extend(ids.into_iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id));
-        slice.last = Some(Last { id: last_id, created_at: last_at, ties: now_tied });
-        Ok(())
+            Window { from: Timestamp::from_millis(from), to: Timestamp::from_millis(to) }
+        });
+        let tied: Vec<String> = slice.last.take().map(|last| last.ties).unwrap_or_default();
+        let mut ties = if before == last_at { tied.clone() } else { Vec::new() };
+        ties.extend(ids.iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id.clone()));
+        slice.last = Some(Last { id: last_id, created_at: last_at, ties });
+        Ok(Self { page, window, present: [ids, tied].concat() })
+    }
+}
+
+impl Context {
+    /// Does the work on a page.
+    pub(crate) async fn finish_page(
+        &self,
+        resource: &'static Resource,
+        PageWork { page, window, present }: PageWork,
+    ) -> Result<(), ReconcileError> {
+        self.compare(resource, page).await?;
+        let Some(window) = window else { return Ok(()) };
+        self.prove(resource, window, &present.iter().map(String::as_str).collect()).await
     }
 
     /// Examines the rows after the last page of a part of a list.

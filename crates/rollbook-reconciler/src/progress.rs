@@ -58,6 +58,9 @@ pub struct ResourceProgress {
     /// Child rows of deleted parents, and parents, of which the cascade was not done when the run ended.
     #[serde(default)]
     pub pending: u64,
+    /// Whether the table had no row when the walk began. Every row of it is then newer than the run, and none is examined.
+    #[serde(default)]
+    pub was_empty: bool,
     /// Parts of the list that are read on their own.
     pub slices: Vec<Slice>,
     /// Windows of `created_at` of which the rows are being examined, by their beginning: time up to which they were.

@@ -40,7 +40,8 @@ impl Context {
         // A run that was killed within this window goes on behind the rows that it has examined.
         let examined = self.update(resource.table, |of| of.examined.get(&begun).copied()).flatten();
         let window = Window { from: examined.map_or(window.from, Timestamp::from_millis), ..window };
-        if window.from >= window.to {
+        let was_empty = self.update(resource.table, |of| of.was_empty).unwrap_or_default();
+        if window.from >= window.to || was_empty {
             return Ok(());
         }
         let (mut after, mut suspects): (Option<Living>, Vec<Living>) = (None, Vec::new());

@@ -1,25 +1,35 @@
-//! Pages of a list that are requested before the walk reaches them.
+//! Pages of a list that are requested before the walk reaches them, and those that are written behind it.
 //!
 //! A page ahead is a hint: it saves time if it fits, and is read again if it does not. A request that fails is not
 //! an error here: the walk repeats it when it reaches the page.
+//!
+//! The walk takes one page after another, and does not wait until a page is written: a few are written at the same time. The
+//! position that is saved is that of the last page before which all are written.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use rollbook_core::catalog::Resource;
-use rollbook_core::source::{Page, PageRequest, Position};
+use rollbook_core::source::{Page, PageRequest, Position, Window};
 use tokio::sync::SemaphorePermit;
 
 use crate::context::Context;
+use crate::error::ReconcileError;
+use crate::page::PageWork;
+use crate::progress::{ResourceProgress, Slice};
 use crate::room::PageRoom;
 
 /// A page that arrived, with the number of objects that it was asked for with, and its room.
 type Arrived<'a> = (Page, usize, SemaphorePermit<'a>);
 
-/// Pages of a list that are requested before the walk reaches them. Dropping it cancels the requests.
+/// Room of a page that is written: that of its text, if it was requested ahead, and its turn.
+pub(crate) type Places<'a> = [Option<SemaphorePermit<'a>>; 2];
+
+/// Pages of a list that are requested before the walk reaches them, or are written behind it. Dropping it cancels the
+/// requests and the writes.
 pub(crate) struct ReadAhead<'a> {
     context: &'a Context,
     resource: &'static Resource,
@@ -28,12 +38,17 @@ pub(crate) struct ReadAhead<'a> {
     offsets: VecDeque<u64>,
     requests: FuturesUnordered<BoxFuture<'a, (u64, Option<Arrived<'a>>)>>,
     arrived: BTreeMap<u64, Arrived<'a>>,
+    /// Pages that are written, in the order of the walk: the position after each.
+    writes: FuturesOrdered<BoxFuture<'a, Result<Slice, ReconcileError>>>,
+    /// First error of a write.
+    failed: Option<ReconcileError>,
 }
 
 impl<'a> ReadAhead<'a> {
     pub(crate) fn new(context: &'a Context, resource: &'static Resource, room: &'a PageRoom) -> Self {
         let (offsets, requests, arrived) = (VecDeque::new(), FuturesUnordered::new(), BTreeMap::new());
-        Self { context, resource, room, offsets, requests, arrived }
+        let writes = FuturesOrdered::new();
+        Self { context, resource, room, offsets, requests, arrived, writes, failed: None }
     }
 
     pub(crate) const fn room(&self) -> &'a PageRoom {
@@ -66,22 +81,75 @@ impl<'a> ReadAhead<'a> {
                 self.offsets.pop_front();
                 return Some(arrived);
             }
-            let (at, page) = self.requests.next().await?;
-            self.arrive(at, page);
+            if !self.step().await {
+                break;
+            }
         }
         None
     }
 
-    /// Does other work of the walk while requests are under way.
+    /// Does other work of the walk while requests and writes are under way.
     pub(crate) async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                Some((at, page)) = self.requests.next() => self.arrive(at, page),
+                true = self.step() => {}
             }
         }
+    }
+
+    /// Waits for the end of a request or of a write. Returns `false` if none is under way.
+    async fn step(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            Some(written) = self.writes.next() => self.note(written),
+            Some((at, page)) = self.requests.next() => self.arrive(at, page),
+            else => return false,
+        }
+        true
+    }
+
+    /// Begins to write a page. `after` is the position behind it.
+    pub(crate) fn write(&mut self, work: PageWork, after: Slice, places: Places<'a>) {
+        let (context, resource) = (self.context, self.resource);
+        // The walk has begun, although no page is written yet.
+        let begin = |of: &mut ResourceProgress| {
+            if of.slices.is_empty() {
+                of.slices.push(Slice::new(Window::ALL));
+            }
+        };
+        context.update(resource.table, begin);
+        self.writes.push_back(Box::pin(async move {
+            context.finish_page(resource, work).await?;
+            drop(places);
+            Ok(after)
+        }));
+    }
+
+    /// Moves the position that is saved behind a page that is written.
+    fn note(&mut self, written: Result<Slice, ReconcileError>) {
+        match written {
+            Ok(after) if self.failed.is_none() => {
+                self.context.update(self.resource.table, |of| of.slices = vec![after]);
+            }
+            Ok(_) => {}
+            Err(error) => drop(self.failed.get_or_insert(error)),
+        }
+    }
+
+    /// Returns the error of a page that could not be written.
+    pub(crate) fn check(&mut self) -> Result<(), ReconcileError> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Waits until all pages that were taken are written.
+    pub(crate) async fn finish_writes(&mut self) -> Result<(), ReconcileError> {
+        while let Some(written) = self.writes.next().await {
+            self.note(written);
+        }
+        self.check()
     }
 
     fn arrive(&mut self, at: u64, page: Option<Arrived<'a>>) {

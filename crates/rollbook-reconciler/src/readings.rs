@@ -8,8 +8,10 @@ use rollbook_core::event::observed;
 use rollbook_core::source::{Page, RawObject};
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::context::Context;
+use crate::settings::REST_MIN;
 
 /// Objects that are decoded before other tasks of the thread have their turn: a process that also acknowledges
 /// webhooks must not make them wait for a page.
@@ -30,13 +32,18 @@ pub(crate) struct Readings {
 }
 
 impl Readings {
-    /// Decodes the objects of a page. Each text is freed as soon as it is decoded.
-    pub(crate) async fn of_page(resource: &'static Resource, page: Page) -> Self {
+    /// Decodes the objects of a page. Each text is freed as soon as it is decoded. A run in the background rests meanwhile.
+    pub(crate) async fn of_page(resource: &'static Resource, page: Page, run: Option<&Context>) -> Self {
         let mut readings = Self::new(page.clock);
         readings.subjects.reserve_exact(page.objects.len());
+        let mut begun = Instant::now();
         for (number, object) in page.objects.into_iter().enumerate() {
             if number % OBJECTS_AT_ONCE == OBJECTS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
+                if let Some(run) = run.filter(|_| begun.elapsed() >= REST_MIN) {
+                    run.rest(begun).await;
+                    begun = Instant::now();
+                }
             }
             readings.add(resource, RawObject::decode(&object));
         }
@@ -104,7 +111,7 @@ mod tests {
         };
         tokio::select! {
             biased;
-            readings = Readings::of_page(&USERS, page) => assert_eq!(readings.subjects.len(), 500),
+            readings = Readings::of_page(&USERS, page, None) => assert_eq!(readings.subjects.len(), 500),
             () = others => unreachable!("it has no end"),
         }
         assert!(turns >= 500 / OBJECTS_AT_ONCE - 1, "{turns} turns");
@@ -125,7 +132,8 @@ mod tests {
         ] {
             let text = object.to_string();
             let raw = object.as_object().cloned().expect("an object").into();
-            let readings = Readings::of_page(&USERS, Page { objects: vec![raw], ..Page::default() }).await;
+            let readings =
+                Readings::of_page(&USERS, Page { objects: vec![raw], ..Page::default() }, None).await;
             let expected = (usize::from(is_read), u64::from(!is_read));
             assert_eq!((readings.subjects.len(), readings.unreadable), expected, "{text}");
             assert!(!readings.is_empty());

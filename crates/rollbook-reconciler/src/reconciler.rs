@@ -232,6 +232,7 @@ impl Context {
         self.set_backfill(!known.iter().any(is_complete));
         let is_walked = self.update(resource.table, |of| of.is_walked);
         if is_walked != Some(true) {
+            self.note_empty(resource).await?;
             match self.read_all(resource).await {
                 Err(ReconcileError::Source(SourceError::NotEnabled(said))) => {
                     return self.skip(resource, &said).await;
@@ -285,6 +286,15 @@ impl Context {
         }
         self.update(SUBSCRIPTION_ITEMS.table, |of| (of.is_walked, of.is_done) = (true, true));
         self.save(RunState::Running, None).await
+    }
+
+    /// Notes whether a walk begins on a table without rows. A walk that goes on keeps what it has noted.
+    async fn note_empty(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+        if self.update(resource.table, |of| of.slices.is_empty()) == Some(true) {
+            let rows = self.patiently("the store", || self.ports.rows.rows(resource, None, 1)).await?;
+            self.update(resource.table, |of| of.was_empty = rows.is_empty());
+        }
+        Ok(())
     }
 
     /// Reads every object of a resource.

@@ -33,7 +33,8 @@ pub const PAGES_AT_ONCE_MIN: usize = 4;
 /// Largest number of pages that are read at the same time. Their size is limited too (see `room.rs`).
 pub const PAGES_AT_ONCE_MAX: usize = 40;
 
-/// Longest pause of a run in the background after a page.
+/// Shortest and longest pause of a run in the background after a step: a few objects that are decoded, or a transaction.
+pub(crate) const REST_MIN: Duration = Duration::from_millis(1);
 pub(crate) const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Name of the lock of a run.
@@ -71,8 +72,8 @@ pub struct Settings {
     pub reread_pause: Duration,
     /// Time for which a run waits while Clerk or the store cannot answer. Then it stops, and can be resumed.
     pub patience: Duration,
-    /// Whether the process also works on deliveries, which go first: one page at a time is compared and written, and a
-    /// pause of the same length follows.
+    /// Whether the process also works on deliveries, which go first: one page at a time is compared and written, in steps of a
+    /// millisecond or two, and a pause of the same length follows each.
     pub is_background: bool,
 }
 

@@ -9,6 +9,7 @@ use rollbook_core::source::SourceError;
 use rollbook_core::time::Timestamp;
 use rollbook_http::pool::PoolAnswer;
 
+use super::Decode;
 use crate::decode;
 use crate::request::Request;
 
@@ -17,6 +18,10 @@ const NOT_FOUND: &str = "resource_not_found";
 /// Part of Clerk's codes for a feature that the instance does not have, such as
 /// `organization_not_enabled_in_instance`.
 const NOT_ENABLED: &str = "not_enabled";
+
+/// Length of an answer in bytes up to which the caller's thread decodes it. A megabyte takes milliseconds, in which other tasks
+/// of the thread would wait, such as acknowledgements.
+const DECODED_HERE_MAX: usize = 64 * 1024;
 
 /// A complete answer of Clerk's.
 pub(super) struct Answer(pub(super) PoolAnswer);
@@ -61,11 +66,20 @@ impl Failure {
 }
 
 impl Answer {
-    /// Returns the decoded body and Clerk's time. `None` if Clerk says that there is no such object.
-    pub(super) fn judge<T>(
-        &self,
-        decode: impl Fn(&[u8]) -> Result<T, String>,
+    /// As [`Self::judge`]. A long answer is decoded on a thread for long work.
+    pub(super) async fn judge_apart<T: Send + 'static>(
+        self,
+        decode: Decode<T>,
     ) -> Result<(Option<T>, Timestamp), Failure> {
+        if self.0.body.len() <= DECODED_HERE_MAX {
+            return self.judge(decode);
+        }
+        let judged = tokio::task::spawn_blocking(move || self.judge(decode)).await;
+        judged.unwrap_or_else(|_| Err(Failure::unavailable("the answer was not decoded".to_owned())))
+    }
+
+    /// Returns the decoded body and Clerk's time. `None` if Clerk says that there is no such object.
+    fn judge<T>(&self, decode: Decode<T>) -> Result<(Option<T>, Timestamp), Failure> {
         if self.0.status == StatusCode::OK {
             return Ok((Some(decode(&self.0.body).map_err(Failure::unreadable)?), self.clock()?));
         }
@@ -161,6 +175,17 @@ mod tests {
         assert_eq!(clock(&[("date", DATE_TEXT)]).as_deref(), Ok("2026-11-29T09:30:00.000Z"));
         for headers in [&[][..], &[("date", "now")], &[("date", "")]] {
             assert_eq!(clock(headers), Err("the answer has no valid Date header".to_owned()));
+        }
+    }
+
+    #[tokio::test]
+    async fn long_answers_are_decoded_on_another_thread_than_short_ones() {
+        let here = std::thread::current().id();
+        for (length, is_here) in [(0, true), (DECODED_HERE_MAX, true), (DECODED_HERE_MAX + 1, false)] {
+            let answer = answer(200, &[("date", DATE_TEXT)], &"x".repeat(length));
+            let judged = answer.judge_apart(|_| Ok(std::thread::current().id())).await;
+            let (decoded_by, _) = judged.map_err(|failure| failure.text).expect("an answer");
+            assert_eq!(decoded_by == Some(here), is_here, "{length} bytes");
         }
     }
 

@@ -1,9 +1,13 @@
 //! Answers of Clerk that a feature is not enabled.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
 use rollbook_core::source::{PageRequest, Position, SourceError};
 use rollbook_core::store::{HeldState, RunState};
 use rollbook_reconciler::ReconcileError;
+use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
 use rollbook_testkit::memory::clerk::MemoryClerk;
 
 use super::lying::{Answer, Lying};
@@ -71,10 +75,15 @@ async fn what_is_held_waits_on_while_the_feature_is_not_enabled() {
     assert_eq!(waiting, 30);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn users_and_later_pages_can_not_be_without_the_feature() {
-    let world = World::new();
+    let mut world = World::new();
     world.populate(3, 130, 0);
+    // The page before is still written when the answer comes.
+    world.store = Arc::new(FaultyStore::new(world.store.clone(), |call| match call {
+        StoreCall::Apply(_) => Fault::Late(Duration::from_secs(1)),
+        _ => Fault::None,
+    }));
     for (resource, from) in [(&USERS, 0), (&ORGANIZATIONS, 1), (&ORGANIZATIONS, 90)] {
         let source = Lying::new(&world).pages(not_enabled(resource, from));
         let error = source.run(&world, &[resource]).await.expect_err("an error");

@@ -2,6 +2,7 @@
 //! with webhooks.
 
 mod background;
+mod backfills;
 mod cascades;
 mod clocks;
 mod contradictions;

@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, Resource, USERS};
 use rollbook_core::source::SourceError;
 use rollbook_core::store::{RunState, StoreError};
 use rollbook_reconciler::{LOCK_FOR, Progress, ReconcileError, Resume, RunRequest};
+use rollbook_testkit::events::organization;
 use rollbook_testkit::faults::{Fault, FaultyStore};
 use rollbook_testkit::memory::clerk::ClerkFault;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::scripted::{Request, Scripted};
-use super::world::{World, user_id, user_object};
+use super::world::{World, at, organization_id, user_id, user_object};
 
 /// Runs until this number of pages was asked for, and then drops the run, as a kill does: nothing of it goes
 /// on, and its lock stays.
@@ -86,7 +88,7 @@ async fn deletions_found_before_a_kill_are_not_forgotten() {
 
 /// Runs until this call of the store, and drops the run then, before or after the call takes effect. Returns whether the
 /// run had so many calls.
-async fn killed_at_call(world: &mut World, number: u64, takes_effect: bool) -> bool {
+async fn killed_at_call(world: &mut World, request: &RunRequest, number: u64, takes_effect: bool) -> bool {
     let (kill, seen, store) = (CancellationToken::new(), AtomicU64::new(0), world.store.clone());
     let token = kill.clone();
     world.store = Arc::new(FaultyStore::new(store.clone(), move |_| {
@@ -98,36 +100,59 @@ async fn killed_at_call(world: &mut World, number: u64, takes_effect: bool) -> b
         let error = StoreError::Unavailable("killed".to_owned());
         if takes_effect { Fault::FailAfter(error) } else { Fault::Fail(error) }
     }));
-    let request = RunRequest { only: vec![&USERS], ..RunRequest::default() };
     let (reconciler, stop) = (world.reconciler(), CancellationToken::new());
     world.store = store;
-    let run = reconciler.run(&request, &stop, watch::Sender::default());
+    let run = reconciler.run(request, &stop, watch::Sender::default());
     kill.run_until_cancelled(run).await;
     kill.is_cancelled()
 }
 
+/// Objects of a list, by number.
+struct Kind {
+    resource: &'static Resource,
+    page_size: usize,
+    id: fn(usize) -> String,
+    object: fn(usize) -> Value,
+}
+
+/// A list by cursor, and one by offset, of which the pages are written at the same time.
+const KINDS: [Kind; 2] = [
+    Kind { resource: &USERS, page_size: 40, id: user_id, object: user_object },
+    Kind {
+        resource: &ORGANIZATIONS,
+        page_size: 25,
+        id: organization_id,
+        object: |number| organization(&organization_id(number), at(number)),
+    },
+];
+
 #[tokio::test(start_paused = true)]
 async fn a_run_killed_at_any_call_of_the_store_ends_as_if_it_had_not_been_killed() {
-    for (gone, takes_effect) in [(5, true), (5, false), (25, true), (25, false)] {
+    let cases = [(5, true), (5, false), (25, true), (25, false)];
+    for (kind, (gone, takes_effect)) in KINDS.iter().flat_map(|kind| cases.map(|case| (kind, case))) {
+        let Kind { resource, page_size, id, object } = *kind;
         for number in 1.. {
             let mut world = World::new();
             // Every position is recorded.
-            (world.settings.save_every, world.settings.page_size) = (Duration::ZERO, 40);
-            world.populate(60, 0, 0);
-            let users = RunRequest { only: vec![&USERS], ..RunRequest::default() };
-            world.run_as(&users).await.expect("a run");
+            (world.settings.save_every, world.settings.page_size) = (Duration::ZERO, page_size);
+            world.clerk.change(|objects| (0..60).for_each(|number| objects.put(resource, &object(number))));
+            let request = RunRequest { only: vec![resource], ..RunRequest::default() };
+            world.run_as(&request).await.expect("a run");
             world.pass(3600);
             world.clerk.change(|objects| {
-                (20..20 + gone).for_each(|number| objects.remove(&USERS, &user_id(number)));
-                objects.put(&USERS, &user_object(99));
+                (20..20 + gone).for_each(|number| objects.remove(resource, &id(number)));
+                objects.put(resource, &object(99));
             });
-            let case = format!("{gone} deletions, killed at call {number}, with effect: {takes_effect}");
-            if !killed_at_call(&mut world, number, takes_effect).await {
+            let case = format!(
+                "{}, {gone} deletions, killed at call {number}, with effect: {takes_effect}",
+                resource.table
+            );
+            if !killed_at_call(&mut world, &request, number, takes_effect).await {
                 assert!(number > 20, "{case}");
                 break;
             }
             world.clock.advance(LOCK_FOR);
-            let request = RunRequest { resume: Resume::IfUnfinished, ..users };
+            let request = RunRequest { resume: Resume::IfUnfinished, ..request };
             let report = world.run_as(&request).await.expect("a run");
             if gone <= 20 {
                 assert_eq!((report.state, world.difference().await), (RunState::Complete, None), "{case}");
@@ -135,7 +160,7 @@ async fn a_run_killed_at_any_call_of_the_store_ends_as_if_it_had_not_been_killed
             }
             // More than the brake lets through: all of them wait, and none is deleted.
             assert_eq!((report.state, report.progress.sum(|of| of.held)), (RunState::Held, 25), "{case}");
-            assert_eq!(world.living(&USERS).await.len(), 61, "{case}");
+            assert_eq!(world.living(resource).await.len(), 61, "{case}");
             let (reconciler, stop) = (world.reconciler(), CancellationToken::new());
             let approved = reconciler.approve(&report.run, &stop).await;
             assert_eq!(approved.expect("an approval").deleted, 25, "{case}");

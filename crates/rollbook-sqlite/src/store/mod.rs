@@ -83,7 +83,7 @@ impl SqliteStore {
     /// # Errors
     /// The file can't be opened durably, or a migration is pending.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let connection = connection::open(path)?;
+        let connection = connection::open_writer(path)?;
         migrations::check(&connection, Schema::Store)?;
         let database = Database::new(connection, Some(Guard::new(Schema::Store)))?;
         let statements = Arc::new(sql::Statements::new());
