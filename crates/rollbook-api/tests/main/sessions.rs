@@ -133,7 +133,7 @@ async fn without_an_issuer_no_session_token_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_token_anywhere_but_in_its_header_or_cookie_is_no_credential_and_is_not_repeated() {
+async fn a_token_anywhere_but_in_its_header_or_cookie_is_refused_and_not_repeated() {
     let server = Server::start(Engine::Memory).await;
     server.create_user("user_1").await;
     let session = Signer::of_the_instance().token(&member_claims("user_1", "org_1", server.seconds()));

@@ -63,8 +63,8 @@ impl Work for Missing<'_> {
 
 /// Reads the roles that may create objects in the schema, other than the tables' owner and superusers.
 ///
-/// Functions of the schema run with their owner's rights and look for functions and operators in it. Postgres takes one whose
-/// parameters fit better, so a role that may create functions there runs code with the owner's rights.
+/// Functions of the schema run with their owner's rights and look for functions and operators in it. Postgres takes one with
+/// parameters that fit better, so a role that may create functions there runs code with the owner's rights.
 pub(super) struct Creators<'a> {
     pub(super) schema: &'a str,
 }

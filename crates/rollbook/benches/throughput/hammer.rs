@@ -31,7 +31,7 @@ pub(crate) struct Hammered {
     /// Time of each answer, sorted: from the request's first byte to the answer's last. With a `pause` it counts from the time
     /// at which the request was given out, so that a request that waits for a free connection counts as slow.
     latencies: Vec<Duration>,
-    /// Delays of the generator itself, sorted: how long after its due time a request was given out. No part of the latencies.
+    /// Delays of the generator itself, sorted: how long after its due time a request was given out. Not counted in the latencies.
     delays: Vec<Duration>,
     /// Requests that were not answered 200 or 204, each with the reason.
     pub(crate) failures: Vec<String>,

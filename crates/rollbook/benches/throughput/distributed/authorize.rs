@@ -1,4 +1,4 @@
-//! What `/v1/authorize` adds to an answer of nginx (`auth_request`) at 500 requests a second, with the configuration of
+//! Time that `/v1/authorize` adds to an answer of nginx (`auth_request`) at 500 requests a second, with the configuration of
 //! `ops/ACCESS.md`: the page's location, and the same location without the question, in turns.
 //!
 //! The application is an nginx that answers at once, so that nothing else differs. Rollbook works on Postgres with rows of
