@@ -128,8 +128,15 @@ const KINDS: [Kind; 2] = [
 
 #[tokio::test(start_paused = true)]
 async fn a_run_killed_at_any_call_of_the_store_ends_as_if_it_had_not_been_killed() {
-    let cases = [(5, true), (5, false), (25, true), (25, false)];
-    for (kind, (gone, takes_effect)) in KINDS.iter().flat_map(|kind| cases.map(|case| (kind, case))) {
+    let [users, organizations] = &KINDS;
+    for (kind, gone, takes_effect) in [
+        (users, 5, true),
+        (users, 5, false),
+        (users, 25, true),
+        (users, 25, false),
+        (organizations, 5, true),
+        (organizations, 25, false),
+    ] {
         let Kind { resource, page_size, id, object } = *kind;
         for number in 1.. {
             let mut world = World::new();
