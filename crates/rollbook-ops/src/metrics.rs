@@ -134,15 +134,23 @@ impl Metrics {
     async fn check_queue(&self) -> Option<Condition> {
         let (queue, gauges) = self.queue.as_ref()?;
         let calls = self.queue_used.iter().map(|used| used.calls()).sum();
-        let condition = match self.still_idle(queue, calls) {
-            Some(condition) => condition,
-            None => self.ask_queue(queue, gauges, calls).await,
+        let asked = async {
+            match self.still_idle(queue, calls) {
+                Some(condition) => condition,
+                None => self.ask_queue(queue, gauges, calls).await,
+            }
         };
-        let mut worst = condition;
-        for used in &self.queue_used {
-            worst = worst.worse(used.check().await);
-        }
-        Some(worst)
+        // At the same time, and with the same limit: one of them may try a write.
+        let used = async {
+            let mut worst = Condition::Healthy;
+            for used in &self.queue_used {
+                let checked = tokio::time::timeout(CHECK_TIMEOUT, used.check()).await;
+                worst = worst.worse(checked.unwrap_or_else(|_| Condition::no_answer()));
+            }
+            worst
+        };
+        let (asked, used) = tokio::join!(asked, used);
+        Some(asked.worse(used))
     }
 
     /// Returns the condition of the last check if the queue was empty then and this process has not used it since.

@@ -40,19 +40,21 @@ impl Confirm {
     pub(crate) fn command(self, timeout: Duration) -> Option<(Cmd, AnswerCheck)> {
         // Shorter than the connection's own limit, so that the answer contains the counts reached.
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) / 4 * 3;
-        let short = move |kind: &str, found: i64, wanted: u32| {
+        let short = move |kind: &str, found: i64, wanted: u32, fix: &str| {
             if found >= i64::from(wanted) {
                 Ok(())
             } else {
-                Err(format!("{found} of {wanted} {kind} have the write after {millis} ms"))
+                Err(format!("{found} of {wanted} {kind} have the write after {millis} ms: {fix}"))
             }
         };
+        const REPLICAS: &str = "start the replicas of this server, or lower redis_replicas";
+        const FLUSH: &str = "set appendfsync always on the server";
         match self {
             Self::None => None,
             Self::Wait { replicas } => {
                 let mut command = cmd("WAIT");
                 command.arg(replicas).arg(millis);
-                let check = move |answer: &Value| short("replicas", number(answer), replicas);
+                let check = move |answer: &Value| short("replicas", number(answer), replicas, REPLICAS);
                 Some((command, Box::new(check)))
             }
             Self::WaitAof { replicas } => {
@@ -62,8 +64,8 @@ impl Confirm {
                     let Value::Array(counts) = answer else {
                         return Err("WAITAOF returned no counts".to_owned());
                     };
-                    short("local disks", counts.first().map_or(0, number), 1)?;
-                    short("replicas' disks", counts.get(1).map_or(0, number), replicas)
+                    short("local disks", counts.first().map_or(0, number), 1, FLUSH)?;
+                    short("replicas' disks", counts.get(1).map_or(0, number), replicas, REPLICAS)
                 };
                 Some((command, Box::new(check)))
             }

@@ -7,6 +7,8 @@
 //! more than once and must not have effects outside the connection. A caller that is cancelled changes
 //! nothing: its work is done completely or not at all.
 //!
+//! Before and after each transaction the path of the file is checked (`place.rs`).
+//!
 //! The thread ends when the last handle is dropped, and the drop waits for it: then the file is closed.
 
 use std::thread;
@@ -16,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::fault::Fault;
 use crate::migrations::Guard;
+use crate::place::Place;
 
 /// Maximum pieces of work in one commit. Each piece is already a batch.
 const GROUP_MAX: usize = 64;
@@ -33,7 +36,10 @@ impl Database {
         let (jobs, waiting) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("rollbook-sqlite".into())
-            .spawn(move || Owner { connection: Ok(connection), guard, waiting }.run())
+            .spawn(move || {
+                let place = Place::of(&connection);
+                Owner { connection: Ok(connection), place, guard, waiting }.run();
+            })
             .map_err(|error| Fault::Unavailable(format!("no thread to write the file: {error}")))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
@@ -120,6 +126,8 @@ where
 /// State of the thread: the connection, or why it is closed.
 struct Owner {
     connection: Result<Connection, Fault>,
+    /// `None` if the connection has no file.
+    place: Option<Place>,
     guard: Option<Guard>,
     waiting: mpsc::UnboundedReceiver<Box<dyn Job>>,
 }
@@ -155,7 +163,10 @@ impl Owner {
 
     fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), Fault> {
         let connection = self.connection.as_ref().map_err(Clone::clone)?;
-        let outcome = transaction(connection, self.guard.as_mut(), group);
+        let place = self.place.as_ref();
+        let is_there = || place.map_or(Ok(()), Place::check);
+        is_there()?;
+        let outcome = transaction(connection, self.guard.as_mut(), group).and_then(|()| is_there());
         if let Err(fault @ Fault::Broken(_)) = &outcome {
             // After a failed fsync the kernel may report success for data it has dropped. Only opening
             // the file anew, in a new process, reads what is really there.
@@ -251,6 +262,27 @@ mod tests {
         // Twenty rows on one page: one commit writes that page to the log once.
         let frame = 24 + 8_192;
         assert!(log() - before <= 2 * frame, "{} bytes of log", log() - before);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_to_a_file_that_was_removed_or_replaced_and_all_is_well_once_it_is_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = numbers(&folder).await;
+        insert(&database, 1).await.expect("a row");
+        let (path, elsewhere) = (folder.path().join("a.db"), folder.path().join("b.db"));
+        let refused = async |number: i64, how: &str| {
+            for outcome in [insert(&database, number).await, count(&database).await.map(drop)] {
+                let Err(Fault::Deployment(text)) = outcome else { panic!("{how}: {outcome:?}") };
+                assert!(text.contains(how) && text.contains("a.db"), "{text}");
+            }
+        };
+        std::fs::rename(&path, &elsewhere).expect("it moves");
+        refused(2, "removed").await;
+        std::fs::write(&path, "another file").expect("a file");
+        refused(3, "replaced by another file").await;
+        std::fs::rename(&elsewhere, &path).expect("it moves back");
+        assert_eq!(count(&database).await, Ok(1), "nothing was written meanwhile");
+        insert(&database, 4).await.expect("a row");
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ mod database;
 mod fault;
 mod feed;
 mod migrations;
+mod place;
 mod queue;
 mod rehearse;
 mod rewrite;

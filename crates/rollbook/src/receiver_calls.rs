@@ -18,6 +18,8 @@ use rollbook_core::queue::{Enqueued, Producer, QueueError};
 use rollbook_ops::{Condition, Probe};
 use tokio::time::Instant;
 
+/// Maximum time of a trial write: less than a check of the ops port may take.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Time for which a refused batch counts as evidence that the next one would be refused too.
 const FAILURE_HOLDS_FOR: Duration = Duration::from_secs(30);
 /// Time for which a refused batch keeps `rollbook_up` at 0. Svix retries a refused delivery after 5 s and
@@ -99,13 +101,21 @@ impl Probe for ReceiverCalls {
         if condition.is_up() {
             return condition;
         }
-        match self.inner.probe().await {
-            Ok(false) => condition,
-            Ok(true) => {
+        match tokio::time::timeout(PROBE_TIMEOUT, self.inner.probe()).await {
+            Ok(Ok(false)) => condition,
+            // The last failure lasts, and its error says more than that this trial has no answer in time.
+            Err(_) => {
+                let mut state = self.state();
+                if let Some(failure) = &mut state.failure {
+                    failure.at = Instant::now();
+                }
+                state.condition()
+            }
+            Ok(Ok(true)) => {
                 self.state().failure = None;
                 Condition::Healthy
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 let mut state = self.state();
                 state.failure = Some(Failure { at: Instant::now(), error, is_partial: false });
                 state.condition()

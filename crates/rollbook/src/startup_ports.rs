@@ -11,7 +11,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail};
 use prometheus::Registry;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::time::Clock;
@@ -83,9 +83,10 @@ impl Ports {
 }
 
 fn bind(address: SocketAddr, setting: &About) -> anyhow::Result<TcpListener> {
-    listen(address).with_context(|| {
-        let flag = setting.dashed();
-        format!("can't listen on {address} (setting {}); if another process has that port, give this one its own: {flag} HOST:PORT", setting.key)
+    listen(address).map_err(|error| {
+        let (key, flag) = (setting.key, setting.dashed());
+        let fix = format!("if another process has that port, give this one its own: {flag} HOST:PORT");
+        anyhow!("can't listen on {address} (setting {key}): {error}; {fix}")
     })
 }
 

@@ -68,7 +68,7 @@ pub(crate) struct Config {
 pub(crate) struct Examined {
     /// The configuration, if every value could be read: its settings may not fit together.
     pub(crate) config: Option<Config>,
-    /// What is wrong.
+    /// Everything that is wrong.
     pub(crate) problems: Problems,
     /// Whether a source gives signing secrets, well-formed or not.
     pub(crate) has_secret: bool,

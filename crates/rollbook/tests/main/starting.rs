@@ -165,3 +165,41 @@ async fn every_port_that_another_process_has_is_named_at_once_with_its_flag() {
         assert!(text.contains(&part), "{part}: {text}");
     }
 }
+
+#[tokio::test]
+async fn a_file_that_is_removed_under_a_running_process_takes_nothing_and_all_that_one_asks_say_so() {
+    for (file, part, status) in [("queue.db", "queue", 503), ("store.db", "store", 200)] {
+        let home = Home::new(BINARY);
+        let mut serving = home.start_ready(&["serve"]).await;
+        let elsewhere = home.path(file);
+        std::fs::rename(home.data().join(file), &elsewhere).expect("it moves");
+        let answer = send(&home);
+        assert!(answer.contains(&format!("\"status\": {status}")), "a receiver needs no store: {answer}");
+        let shown =
+            |text: &str| text.contains("was removed while this process has it open") && text.contains(file);
+        until("the health shows it", || async {
+            home.ops_get("/readyz").await.is_some_and(|answer| shown(&answer.body))
+        })
+        .await;
+        assert_eq!(home.metric_with("rollbook_up", &format!("part=\"{part}\"")).await, Some(0.0));
+        let doctor = home.command(&["doctor"]).output().expect("the binary starts");
+        let report = String::from_utf8_lossy(&doctor.stdout);
+        let line =
+            |check: &str| report.lines().find(|line| line.starts_with(check)).unwrap_or_default().to_owned();
+        assert!(line("process").contains("was removed"), "{report}");
+        assert!(
+            line(part).contains(" warning ") && line(part).contains("it was removed or moved"),
+            "{report}"
+        );
+        until("the log names it", || async { shown(&home.log()) }).await;
+        // Back in its place, it is complete, and what waited is applied.
+        std::fs::rename(&elsewhere, home.data().join(file)).expect("it moves back");
+        until("it is well again", || async {
+            send(&home).contains("\"status\": 200")
+                && home.ops_get("/readyz").await.is_some_and(|answer| answer.status == 200)
+        })
+        .await;
+        serving.signal("TERM");
+        assert!(serving.exit().await.success(), "{}", home.log());
+    }
+}

@@ -29,9 +29,9 @@ pub(super) struct Met {
 
 /// Whether a process is of this installation.
 pub(super) enum Verdict {
-    /// It is, as far as it can be known.
+    /// The process is of this installation, as far as that can be known.
     Ours,
-    /// It is not: what else it says is not about this installation.
+    /// The process is of another one: what else it says is not about this installation.
     Others(Finding),
 }
 

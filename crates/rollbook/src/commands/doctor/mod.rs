@@ -9,6 +9,7 @@
 //!   keys are fetched, and to the process at `ops_listen`.
 
 mod application;
+mod backlog;
 mod clerk;
 mod finding;
 mod forwards;

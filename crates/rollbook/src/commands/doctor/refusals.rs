@@ -1,5 +1,9 @@
 //! Requests that the running receiver has refused since its process started: each reason with its own fix.
 
+use std::time::Duration;
+
+use rollbook_core::time::Timestamp;
+
 use super::finding::{Findings, warning};
 use super::samples::{LAST_DELIVERY, sample, timestamp};
 
@@ -12,7 +16,8 @@ const HEADERS_FIX: &str =
 enum Means {
     /// The requests may be genuine deliveries that a proxy or a setting spoilt.
     Spoilt,
-    /// Strangers send such requests too: a finding only if no delivery has been taken.
+    /// Strangers send such requests too: a finding if no delivery has been taken, or none since a while although many were
+    /// refused, such as after the secret was replaced at Clerk.
     OrForged,
     /// Strangers send such requests to every public port: counted only.
     Stranger,
@@ -50,15 +55,32 @@ const REASONS: [(&str, Means, &str); 12] = [
     ("unreadable", Means::Stranger, ""),
 ];
 
+/// Time without a genuine delivery after which refused ones may be genuine. Svix sends a refused delivery again after 5 s and
+/// after 5 minutes.
+const SILENT_FOR: Duration = Duration::from_secs(10 * 60);
+/// Number of refusals below which one stranger may have sent them all.
+const REFUSED_MIN: f64 = 3.0;
+/// Share of the accepted deliveries from which refusals are many: a twentieth, as in the alert RollbookSignatureFailures.
+const REFUSED_SHARE: f64 = 0.05;
+
 /// Returns one finding for each reason that may concern genuine deliveries.
-pub(super) fn findings(metrics: &str) -> Findings {
-    let none_taken = sample(metrics, LAST_DELIVERY).is_some_and(|last| last <= 0.0);
-    let concerns = |means| means == Means::Spoilt || (means == Means::OrForged && none_taken);
+pub(super) fn findings(metrics: &str, now: Timestamp) -> Findings {
+    let last = sample(metrics, LAST_DELIVERY);
+    let none_taken = last.is_some_and(|last| last <= 0.0);
+    let is_silent = last.is_some_and(|last| now.since(timestamp(last)) > SILENT_FOR);
+    let accepted = sample(metrics, r#"rollbook_deliveries_total{outcome="queued"}"#).unwrap_or_default();
+    let many = |count: f64| count >= REFUSED_MIN && count >= accepted * REFUSED_SHARE;
+    let concerns = |means: Means, count: f64| match means {
+        Means::Spoilt => true,
+        Means::OrForged => none_taken || (is_silent && many(count)),
+        Means::Stranger => false,
+    };
     let since = since(metrics);
     REASONS
         .iter()
-        .filter(|(_, means, _)| concerns(*means))
-        .filter_map(|(reason, _, fix)| Some((reason, counted(metrics, reason)?, fix)))
+        .filter_map(|(reason, means, fix)| Some((reason, means, counted(metrics, reason)?, fix)))
+        .filter(|(_, means, count, _)| concerns(**means, *count))
+        .map(|(reason, _, count, fix)| (reason, count, fix))
         .map(|(reason, count, fix)| {
             let found = format!("{count} refused for {} {since}", reason.replace('_', " "));
             warning(REFUSALS, found, *fix)
@@ -92,6 +114,9 @@ mod tests {
     use super::super::finding::{State, json};
     use super::*;
 
+    /// A moment within ten minutes of the last delivery of these tests.
+    const NOW: Timestamp = Timestamp::from_seconds(1_799_999_100);
+
     fn metrics(reasons: &[(&str, u32)], last: u32) -> String {
         let lines = reasons
             .iter()
@@ -104,7 +129,7 @@ mod tests {
     fn every_reason_is_named_with_its_own_fix_and_since_when() {
         let all: Vec<(&str, u32)> = REASONS.iter().map(|(reason, ..)| (*reason, 30)).collect();
         for last in [0, 1_799_999_000] {
-            let found = findings(&metrics(&all, last));
+            let found = findings(&metrics(&all, last), NOW);
             let expected: Vec<_> = REASONS
                 .iter()
                 .filter(|(_, means, _)| *means == Means::Spoilt || (*means == Means::OrForged && last == 0))
@@ -138,9 +163,22 @@ mod tests {
     #[test]
     fn what_strangers_send_is_counted_and_no_finding() {
         let metrics = metrics(&[("method", 4), ("unreadable", 2), ("signature", 1)], 1_799_999_000);
-        assert!(findings(&metrics).is_empty());
+        assert!(findings(&metrics, NOW).is_empty());
         let counts = counts(&metrics).expect("some were refused");
         assert!(counts.ends_with("1 for signature, 4 for method, 2 for unreadable"), "{counts}");
         assert_eq!(super::counts(""), None);
+    }
+
+    #[test]
+    fn deliveries_that_are_refused_since_the_last_good_one_are_a_finding_and_single_forgeries_are_not() {
+        let last = 1_799_999_000;
+        let state = |count: u32, accepted: u32, silent: i64| {
+            let metrics = metrics(&[("signature", count)], 1_799_999_000);
+            let metrics = format!("{metrics}rollbook_deliveries_total{{outcome=\"queued\"}} {accepted}\n");
+            findings(&metrics, Timestamp::from_seconds(last + silent)).len()
+        };
+        // The secret was replaced at Clerk: nothing good for longer than ten minutes.
+        assert_eq!((state(3, 60, 601), state(3, 60, 600)), (1, 0));
+        assert_eq!((state(2, 10, 3_600), state(3, 61, 3_600)), (0, 0), "too few to mean something");
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn finding(config: &Config, needs: &Needs, metrics: &str) -> Option<F
     let differ = running.iter().map(|one| &one.fingerprint).ne(configured.iter());
     if differ {
         let found = format!(
-            "the process uses {}, and this configuration has {}",
+            "the process uses the signing secrets with the fingerprints {}, and this configuration has {}",
             running.iter().map(|one| one.fingerprint.as_str()).collect::<Vec<_>>().join(", "),
             configured.join(", ")
         );

@@ -47,6 +47,14 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
     let name = met.map_or_else(|| "rollbook".to_owned(), |met| met.name());
     let mut findings = match ask(address).await {
         Ok((live, ready)) => health(address, &name, &live, &ready),
+        Err(RequestError::Timeout(limit)) => {
+            let found = format!(
+                "{name} at http://{address} (ops_listen) has not answered within {} s",
+                limit.as_secs()
+            );
+            let fix = "if the lines about queue and store are ok, its machine is overloaded or the process hangs: see its log";
+            vec![failed(PROCESS, found, fix)]
+        }
         Err(error) => {
             let found = format!("http://{address} (ops_listen) gives an unexpected answer: {error}");
             let fix = "if another program listens there, give ops_listen another port; else restart rollbook";
@@ -59,7 +67,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
             findings.push(deliveries(needs, &metrics.body, clock.now()));
             findings.extend(application::sequencer(config, &metrics.body));
             findings.extend(rotation::finding(config, needs, &metrics.body));
-            findings.extend(refusals::findings(&metrics.body));
+            findings.extend(refusals::findings(&metrics.body, clock.now()));
             (findings, senders_clock(&metrics.body))
         }
         _ => {

@@ -348,8 +348,8 @@ mod tests {
         if let Some(error) = &mut view.last_error {
             error.error.clone_from(&why);
         }
-        let lines = lines(&view, Style::PLAIN, 60, Long::Continued);
-        assert!(lines.iter().all(|line| columns_of(line) <= 60), "{lines:#?}");
+        let lines = lines(&view, Style::PLAIN, 70, Long::Continued);
+        assert!(lines.iter().all(|line| columns_of(line) <= 70), "{lines:#?}");
         let shown: String = lines.concat().split_whitespace().collect();
         let expected: String = why.split_whitespace().collect();
         assert!(shown.contains(&expected) && !shown.contains('…'), "{lines:#?}");
