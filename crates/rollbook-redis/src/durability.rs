@@ -47,8 +47,6 @@ impl Confirm {
                 Err(format!("{found} of {wanted} {kind} have the write after {millis} ms: {fix}"))
             }
         };
-        const REPLICAS: &str = "start the replicas of this server, or lower redis_replicas";
-        const FLUSH: &str = "set appendfsync always on the server";
         match self {
             Self::None => None,
             Self::Wait { replicas } => {
@@ -110,6 +108,11 @@ pub(crate) async fn facts(connection: &mut Connection) -> RedisResult<Facts> {
     }
     Ok(Facts(facts))
 }
+
+/// Fix where too few replicas confirm a write.
+const REPLICAS: &str = "start the replicas of this server, or lower redis_replicas";
+/// Fix where the server itself does not confirm a write.
+const FLUSH: &str = "set appendfsync always on the server";
 
 /// Name of the fact that the server executes WAITAOF, although it forbids CONFIG.
 const HAS_WAITAOF: &str = "waitaof";

@@ -16,8 +16,8 @@ use crate::config::values::{self, AGE_MAX};
                         Needs CLERK_SECRET_KEY. The first run is the backfill: objects from before the endpoint existed. A\n\
                         later one writes only what differs, such as after missed events. A worker with the key does it every\n\
                         reconcile_every (24h) by itself: run this one to have it now, and --dry-run to see what differs.\n\n\
-                        Exit code 0: every difference is repaired; 1: something waits for you (rollbook reconcile status), or\n\
-                        the run did not finish.")]
+                        Exit code 0: every difference is repaired; 1: something waits for you (rollbook reconcile\n\
+                        status), or the run did not finish.")]
 pub(crate) struct ReconcileCommand {
     #[command(subcommand)]
     pub(crate) other: Option<OfRuns>,
