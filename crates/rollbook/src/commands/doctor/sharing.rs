@@ -43,7 +43,7 @@ mod tests {
         let state = |found: &[Process]| judge(found).map(|finding| finding.state);
         let (serve, receive, work) = (process(true, true), process(true, false), process(false, true));
         assert_eq!(state(&[]), None);
-        assert_eq!(state(&[serve.clone()]), None);
+        assert_eq!(state(std::slice::from_ref(&serve)), None);
         assert_eq!(state(&[receive.clone(), work.clone()]), Some(State::Ok));
         assert_eq!(state(&[serve.clone(), work.clone()]), Some(State::Warning));
         assert_eq!(state(&[receive, work.clone(), work]), Some(State::Warning));
