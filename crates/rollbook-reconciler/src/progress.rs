@@ -18,6 +18,10 @@ pub struct Progress {
 
 /// Position and counts of one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a saved document of facts that do not depend on each other"
+)]
 pub struct ResourceProgress {
     /// Table.
     pub table: String,

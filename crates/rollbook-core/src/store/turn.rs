@@ -110,7 +110,9 @@ mod tests {
     fn a_turn_is_over_at_its_limit_and_an_erasure_has_none() {
         let begin = Instant::now();
         let mut turn = Turn::<()>::new(begin);
-        assert!(!turn.is_over(begin + TURN - Duration::from_nanos(1)) && turn.is_over(begin + TURN));
+        assert!(
+            !turn.is_over(begin + TURN.saturating_sub(Duration::from_nanos(1))) && turn.is_over(begin + TURN)
+        );
         assert!(!turn.is_stopped_by_refusals(begin + TURN), "nothing was refused");
         turn.done.refused = 1;
         assert!(turn.is_stopped_by_refusals(begin + TURN));
@@ -127,8 +129,9 @@ mod tests {
         let begin = Instant::now();
         let mut turn = Turn::<()>::new(begin);
         turn.take(begin + TURN);
-        let due = begin + TURN + TAKEN_FOR / 4;
-        assert!(!turn.must_hold(due - Duration::from_nanos(1)));
+        let (taken_at, quarter) = (begin + TURN, TAKEN_FOR / 4);
+        let due = taken_at + quarter;
+        assert!(!turn.must_hold(taken_at + quarter.saturating_sub(Duration::from_nanos(1))));
         assert!(turn.must_hold(due) && !turn.must_hold(due), "once");
     }
 
