@@ -71,7 +71,12 @@ impl Context {
             let (page, limit, space) = if let Some((page, limit, space)) = early {
                 (page, limit, Some(space))
             } else {
-                let (page, limit) = self.read_offset(resource, slice.offset, &room, &mut ahead).await?;
+                let read = self.read_offset(resource, slice.offset, &room, &mut ahead).await;
+                if read.is_err() {
+                    // An error of a later page is not one of the first: its position is saved before.
+                    ahead.finish_writes().await?;
+                }
+                let (page, limit) = read?;
                 (page, limit, None)
             };
             room.note(&page, limit);

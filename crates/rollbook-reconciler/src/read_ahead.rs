@@ -13,13 +13,13 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use rollbook_core::catalog::Resource;
-use rollbook_core::source::{Page, PageRequest, Position, Window};
+use rollbook_core::source::{Page, PageRequest, Position};
 use tokio::sync::SemaphorePermit;
 
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::page::PageWork;
-use crate::progress::{ResourceProgress, Slice};
+use crate::progress::Slice;
 use crate::room::PageRoom;
 
 /// A page that arrived, with the number of objects that it was asked for with, and its room.
@@ -114,13 +114,6 @@ impl<'a> ReadAhead<'a> {
     /// Begins to write a page. `after` is the position behind it.
     pub(crate) fn write(&mut self, work: PageWork, after: Slice, places: Places<'a>) {
         let (context, resource) = (self.context, self.resource);
-        // The walk has begun, although no page is written yet.
-        let begin = |of: &mut ResourceProgress| {
-            if of.slices.is_empty() {
-                of.slices.push(Slice::new(Window::ALL));
-            }
-        };
-        context.update(resource.table, begin);
         self.writes.push_back(Box::pin(async move {
             context.finish_page(resource, work).await?;
             drop(places);
