@@ -28,11 +28,11 @@ pub(super) fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Find
     }
     let fix = "see that a worker runs (rollbook serve or work) and that the lines process and store are ok; rollbook top shows \
                whether the number falls. If workers are too slow, start more, or raise queue_depth_max";
+    let is_nearly_full = depth.saturating_mul(100) >= limit.saturating_mul(FULL_PERCENT);
+    let is_old = stats.ready > 0 && waits > WAITS_MAX;
     if depth >= limit {
         failed(DEPTH, format!("{found}: the queue is full, and new deliveries are answered 503"), fix)
-    } else if depth.saturating_mul(100) >= limit.saturating_mul(FULL_PERCENT) {
-        warning(DEPTH, found, fix)
-    } else if stats.ready > 0 && waits > WAITS_MAX {
+    } else if is_nearly_full || is_old {
         warning(DEPTH, found, fix)
     } else {
         ok(DEPTH, found)

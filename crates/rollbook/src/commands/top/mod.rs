@@ -69,7 +69,7 @@ async fn snapshot(watch: &mut Watch, arguments: &Top) -> anyhow::Result<()> {
     match arguments.output {
         Output::Json => print_json(&view)?,
         Output::Text => {
-            print(&text::lines(&view, Style::of(&Environment::read()), COLUMNS, Long::Continued).join("\n"))?
+            print(&text::lines(&view, Style::of(&Environment::read()), COLUMNS, Long::Continued).join("\n"))?;
         }
     }
     if view.processes.iter().all(|process| !process.answers) {
