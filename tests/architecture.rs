@@ -138,6 +138,18 @@ fn only_the_wiring_names_a_backend() {
 }
 
 #[test]
+fn only_one_crate_opens_connections_for_http() {
+    for crate_name in ARROWS.map(|(name, _)| name).into_iter().filter(|name| *name != "rollbook-http") {
+        for path in sources(&root().join("crates").join(crate_name).join("src")) {
+            let text = std::fs::read_to_string(&path).expect("a source");
+            let is_client =
+                ["hyper::client", "hyper_util::client", "reqwest::"].iter().any(|name| text.contains(name));
+            assert!(!is_client, "{}: the HTTP clients are in rollbook-http", path.display());
+        }
+    }
+}
+
+#[test]
 fn every_source_begins_by_saying_what_it_is_for() {
     for path in sources(&root().join("crates")).into_iter().chain(sources(&root().join("tests"))) {
         let text = std::fs::read_to_string(&path).expect("a source");

@@ -166,21 +166,3 @@ fn a_doc_comment_begins_with_its_subject() {
     assert_eq!(hidden_subject("", "/// Items of the list."), None);
     assert_eq!(hidden_subject("", "// What is removed."), None, "no hover text");
 }
-
-/// Maximum number of lines of the pages that a newcomer reads first.
-const FIRST_PAGES: [(&str, usize); 2] = [("README.md", 150), ("crates/README.md", 149)];
-/// Maximum number of terms of the glossary.
-const TERMS_MAX: usize = 25;
-
-#[test]
-fn the_first_pages_and_the_glossary_are_short() {
-    let read = |page: &str| std::fs::read_to_string(root().join(page)).expect("a page");
-    for (page, lines_max) in FIRST_PAGES {
-        let lines = read(page).lines().count();
-        assert!(lines <= lines_max, "{page} has {lines} lines, and at most {lines_max} are allowed");
-    }
-    let page = read("crates/README.md");
-    let (_, glossary) = page.split_once("## Glossary").expect("the glossary");
-    let terms = glossary.lines().filter(|line| line.starts_with("| ")).skip(2).count();
-    assert!((1..=TERMS_MAX).contains(&terms), "{terms} terms, and at most {TERMS_MAX} are allowed");
-}

@@ -24,6 +24,7 @@ mod logs;
 mod migrations;
 mod moving;
 mod moving_in;
+mod newcomers;
 mod operations;
 mod packages;
 mod previous_release;
