@@ -31,6 +31,7 @@ mod previous_release;
 mod queue_health;
 mod raw_http;
 mod reacting;
+mod restoring;
 mod rolling;
 mod rows;
 mod sending;

@@ -31,6 +31,7 @@ mod histories;
 #[cfg(test)]
 mod limit_tests;
 mod queue;
+mod room;
 mod saving;
 #[cfg(test)]
 mod tests;
@@ -212,13 +213,18 @@ impl Board {
         if self.paused_until.is_some_and(|until| now < until) {
             return None;
         }
-        let (attempt, subject) = self.due.begin(&self.limits, now)?;
+        let (request, subject) = self.due.begin(&self.limits, now)?;
         let accepted = self.accepted;
         let queue = self.queues.get_mut(&subject)?;
-        queue.sending = Some(attempt);
+        queue.sending = Some(request);
         let first = queue.items.front_mut()?;
         first.accepted_before.get_or_insert(accepted);
         Some(first.change.line.clone())
+    }
+
+    /// Notes whether rows in requests take so much memory that no request may exceed `concurrency`.
+    pub(crate) const fn set_tight(&mut self, is_tight: bool) {
+        self.due.set_tight(is_tight);
     }
 
     /// Time from which [`Self::next`] may have a change without another answer; `None` if it will have none.
@@ -231,8 +237,8 @@ impl Board {
     pub(crate) fn answered(&mut self, line: &ChangeLine, verdict: &Verdict, now: Timestamp, jitter: f64) {
         let subject = subject_of(line);
         let Some(queue) = self.queues.get_mut(&subject) else { return };
-        if let Some(attempt) = queue.sending.take() {
-            self.due.end(attempt);
+        if let Some(request) = queue.sending.take() {
+            self.due.end(request, *verdict == Verdict::Accepted, now);
         }
         match verdict {
             Verdict::Accepted => {

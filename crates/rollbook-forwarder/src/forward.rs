@@ -140,6 +140,7 @@ impl Forward {
             retry: self.settings.retry,
             give_up_after: self.settings.give_up_after,
             concurrency: self.settings.concurrency,
+            slow_max: self.settings.slow_max,
             blocked_max: self.settings.blocked_max,
             waiting_max: FORWARD_WAITING_MAX,
             failed_max: FORWARD_FAILED_MAX,
@@ -205,6 +206,7 @@ impl Forward {
 
     fn start_requests(&self, turn: &mut Turn) {
         let limit = self.settings.timeout.min(TIMEOUT_MAX);
+        turn.board.set_tight(self.settings.expand && self.requests.room.is_tight());
         while turn.hold.covers(limit + BODY_PATIENCE) {
             let Some(line) = turn.board.next(turn.now()) else { return };
             let (requests, generation) = (self.requests.clone(), turn.generation);

@@ -39,6 +39,8 @@ mod verdict;
 pub use self::forwarder::Forwarder;
 pub use self::http::HttpReceiver;
 pub use self::ports::{Ports, Push, Receiver};
-pub use self::settings::{CONCURRENCY_MAX, FORWARDS_MAX, ForwardSettings, NAME_LENGTH_MAX, TIMEOUT_MAX};
+pub use self::settings::{
+    CONCURRENCY_MAX, FORWARDS_MAX, ForwardSettings, NAME_LENGTH_MAX, SLOW_MAX, TIMEOUT_MAX,
+};
 pub use self::url::{ForwardUrl, ForwardUrlError};
 pub use self::verdict::{RETRY_AFTER_MAX, Verdict};

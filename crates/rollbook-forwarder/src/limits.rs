@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use rollbook_core::retry::RetryPolicy;
 
+/// Time after which a first attempt is slow: it may give its room to another request.
+pub(crate) const SLOW_AFTER: Duration = Duration::from_secs(1);
+
 /// Limits of a board.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -11,8 +14,10 @@ pub(crate) struct Limits {
     pub(crate) retry: RetryPolicy,
     /// Time since the first failure after which a change becomes a dead letter.
     pub(crate) give_up_after: Duration,
-    /// Maximum requests at once.
+    /// Maximum requests at once, without slow first attempts that gave their room to others.
     pub(crate) concurrency: usize,
+    /// Maximum number of those.
+    pub(crate) slow_max: usize,
     /// Maximum number of subjects with recorded changes that wait. At the limit no more is read.
     pub(crate) blocked_max: usize,
     /// Maximum number of recorded changes that wait. At the limit no more is read.

@@ -31,6 +31,11 @@ impl RowRoom {
         }
     }
 
+    /// Whether more than half of the room is taken: then requests that hang give no room to further ones.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.bytes.available_permits() < self.bytes_max.div_ceil(2)
+    }
+
     /// Waits until a row may be read.
     pub(crate) async fn read(&self) -> Reading {
         Reading(Arc::clone(&self.reads).acquire_owned().await.ok())
@@ -71,6 +76,17 @@ mod tests {
         let large = take(&room, 5_000).await;
         assert!(large.is_some());
         assert!(take(&room, 1).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_room_is_tight_once_more_than_half_of_it_is_taken() {
+        let room = RowRoom::new(1_000);
+        let half = take(&room, 500).await;
+        assert!(half.is_some() && !room.is_tight());
+        let more = take(&room, 1).await;
+        assert!(more.is_some() && room.is_tight());
+        drop(half);
+        assert!(!room.is_tight());
     }
 
     #[tokio::test(start_paused = true)]

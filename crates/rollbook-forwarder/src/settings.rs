@@ -17,6 +17,8 @@ pub const NAME_LENGTH_MAX: usize = 64;
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of requests of a forward at once.
 pub const CONCURRENCY_MAX: u64 = 64;
+/// Maximum of `slow_max`.
+pub const SLOW_MAX: u64 = 256;
 
 /// Number of changes in hand, neither settled nor recorded, at which no further page is read.
 pub(crate) const FRESH_MAX: usize = 1_000;
@@ -48,6 +50,9 @@ pub struct ForwardSettings {
     pub timeout: Duration,
     /// Maximum number of requests at once.
     pub concurrency: usize,
+    /// Maximum number of first attempts in addition: those that take longer than a second while the receiver accepts other
+    /// changes within that time.
+    pub slow_max: usize,
     /// Backoff, and the number of attempts that count after which a change becomes a dead letter.
     pub retry: RetryPolicy,
     /// Time since the first failure after which a change becomes a dead letter, however few attempts counted.

@@ -5,16 +5,18 @@
 //! write the tables.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rusqlite::Connection;
 
 /// Prefix of the names of the triggers.
-const PREFIX: &str = "rollbook_changes";
+pub(crate) const PREFIX: &str = "rollbook_changes";
 /// Whether a row counts for readers: placeholder rows and rows that were reset do not yet.
 const NEW_IS_ROW: &str = "(NEW.version_hash <> x'' OR NEW.version_deleted_at IS NOT NULL)";
 const OLD_IS_ROW: &str = "(OLD.version_hash <> x'' OR OLD.version_deleted_at IS NOT NULL)";
+
+/// Time of a line that is written now. Times never decrease.
+pub(crate) const NOW: &str = "max(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), coalesce((SELECT at FROM changes ORDER BY position DESC LIMIT 1), ''))";
 
 /// Whether rows record their changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +86,7 @@ fn trigger(resource: &'static Resource, name: &str, is_update: bool) -> String {
             CASE {origin} WHEN 'webhook' THEN NEW.synced_by
                 WHEN 'reading' THEN (SELECT substr(reading, instr(reading, ':') + 1) FROM changes_state) END,
             {event_at},
-            max(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), coalesce((SELECT at FROM changes ORDER BY position DESC LIMIT 1), '')));
+            coalesce((SELECT line_at FROM changes_state), {NOW}));
 END",
         named_origin = origin.replace("THEN 'reading'", &format!("THEN {READING}")),
         changed = changed(resource, is_update),
@@ -105,17 +107,27 @@ struct Facts {
     event_at: String,
 }
 
+/// Number of columns that are compared together first: a write changes few, and each `||` copies the text.
+const COMPARED_TOGETHER: usize = 4;
+
 /// The columns that differ, as the elements of a JSON array, each after a comma. What a row that readers did not know had
 /// before does not count.
 fn changed(resource: &'static Resource, is_update: bool) -> String {
     let typed = resource.columns.iter().map(|column| column.name);
-    let mut names = String::from("''");
-    for name in typed.chain(["deleted_at", "data"]) {
+    let all: Vec<&str> = typed.chain(["deleted_at", "data"]).collect();
+    let name = |name: &&str| {
         let differs = if is_update { differs(resource, name) } else { format!("NEW.{name} IS NOT NULL") };
-        // Writing into a String cannot fail.
-        _ = write!(names, " || CASE WHEN {differs} THEN ',\"{name}\"' ELSE '' END");
+        format!("CASE WHEN {differs} THEN ',\"{name}\"' ELSE '' END")
+    };
+    let names = |of: &[&str]| of.iter().map(name).collect::<Vec<_>>().join(" || ");
+    if !is_update {
+        return names(&all);
     }
-    names
+    let together = |of: &[&str]| {
+        let any = of.iter().map(|name| differs(resource, name)).collect::<Vec<_>>().join(" OR ");
+        format!("CASE WHEN {any} THEN {} ELSE '' END", names(of))
+    };
+    all.chunks(COMPARED_TOGETHER).map(together).collect::<Vec<_>>().join(" || ")
 }
 
 /// Whether an update changes a column for readers.

@@ -49,6 +49,7 @@ const STORE: &[Step] = &[
     step!("store", "0012_changes", expands: true),
     step!("store", "0013_forwards", expands: true),
     step!("store", "0016_generations", expands: true),
+    step!("store", "0017_line_times", expands: true),
 ];
 
 /// Number of SQLite instructions after which a migration checks for a request to stop: a few milliseconds.

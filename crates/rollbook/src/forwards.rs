@@ -45,7 +45,7 @@ pub(crate) fn names(config: &Config) -> BTreeMap<String, usize> {
 
 /// Returns the number of connections that the forwards of this process open at most.
 pub(crate) fn connections_max(config: &Config) -> usize {
-    config.forwards.values().map(|group| group.concurrency).sum()
+    config.forwards.values().map(|group| group.concurrency + group.slow_max).sum()
 }
 
 fn settings(name: &str, group: &ForwardGroup, secrets: Live<SigningSecrets>) -> ForwardSettings {
@@ -58,6 +58,7 @@ fn settings(name: &str, group: &ForwardGroup, secrets: Live<SigningSecrets>) -> 
         backfill: group.backfill,
         timeout: group.timeout,
         concurrency: group.concurrency,
+        slow_max: group.slow_max,
         retry: RetryPolicy {
             backoff: group.backoff,
             backoff_max: group.backoff_max,

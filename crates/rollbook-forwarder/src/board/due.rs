@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use rollbook_core::store::Position;
 use rollbook_core::time::Timestamp;
 
-use super::queue::{Attempt, Item, Subject};
+use super::queue::{Item, Subject};
+use super::room::{Attempt, Request, Room};
 use crate::limits::Limits;
 
 /// Subjects by the time from which their first change can be sent, and its position.
@@ -17,10 +18,7 @@ type Times = BTreeSet<(Timestamp, Position, Subject)>;
 pub(super) struct Due {
     first: Times,
     retries: Times,
-    /// Number of requests in progress.
-    sending: usize,
-    /// Number of those that are retries.
-    retrying: usize,
+    room: Room,
     /// Whether the last request that began is a retry.
     was_retry: bool,
 }
@@ -45,38 +43,46 @@ impl Due {
     }
 
     /// Takes the subject of the next request, which begins now.
-    pub(super) fn begin(&mut self, limits: &Limits, now: Timestamp) -> Option<(Attempt, Subject)> {
-        if self.sending >= limits.concurrency {
-            return None;
-        }
+    pub(super) fn begin(&mut self, limits: &Limits, now: Timestamp) -> Option<(Request, Subject)> {
         let is_ready = |times: &Times| times.first().is_some_and(|(at, ..)| *at <= now);
         let has_first = is_ready(&self.first);
-        let has_retry = is_ready(&self.retries) && self.retrying < limits.retries_max();
-        let takes_turns = self.retrying < limits.retries_reserved() && !self.was_retry;
-        let attempt = match (has_first, has_retry) {
-            (false, false) => return None,
-            (true, true) if !takes_turns => Attempt::First,
-            (_, true) => Attempt::Retry,
-            (true, false) => Attempt::First,
-        };
-        let (_, _, subject) = self.times(attempt).pop_first()?;
+        let has_retry = is_ready(&self.retries) && self.room.retrying() < limits.retries_max();
+        if !(has_first || has_retry) || !self.room.make(limits, now) {
+            return None;
+        }
+        let is_reserved = self.room.retrying() < limits.retries_reserved();
+        let takes_turns = is_reserved && !self.was_retry && !self.room.wants_proof();
+        let attempt = if has_retry && (!has_first || takes_turns) { Attempt::Retry } else { Attempt::First };
+        let subject = self.take(attempt, now)?;
         self.was_retry = attempt == Attempt::Retry;
-        self.sending += 1;
-        self.retrying += usize::from(self.was_retry);
-        Some((attempt, subject))
+        Some((self.room.begin(attempt, now), subject))
     }
 
-    /// Notes that a request ended.
-    pub(super) fn end(&mut self, attempt: Attempt) {
-        self.sending -= 1;
-        self.retrying -= usize::from(attempt == Attempt::Retry);
+    /// Takes the subject that has waited longest. Where the receiver seems to hang, the newest of the first attempts: objects at
+    /// which it hangs often follow each other.
+    fn take(&mut self, attempt: Attempt, now: Timestamp) -> Option<Subject> {
+        if attempt == Attempt::First && self.room.wants_proof() {
+            let newest = self.first.iter().rev().find(|(at, ..)| *at <= now).cloned()?;
+            self.first.remove(&newest);
+            return Some(newest.2);
+        }
+        self.times(attempt).pop_first().map(|(.., subject)| subject)
+    }
+
+    /// Notes that a request ended, and whether the receiver accepted its change.
+    pub(super) fn end(&mut self, request: Request, is_accepted: bool, now: Timestamp) {
+        self.room.end(request, is_accepted, now);
+    }
+
+    /// Notes whether rows in requests take so much memory that no request may exceed `concurrency`.
+    pub(super) const fn set_tight(&mut self, is_tight: bool) {
+        self.room.set_tight(is_tight);
     }
 
     /// Time from which a request can begin without the end of another one; `None` if none can.
     pub(super) fn next_at(&self, limits: &Limits) -> Option<Timestamp> {
-        let has_room = self.sending < limits.concurrency;
-        let first = self.first.first().filter(|_| has_room);
-        let retry = self.retries.first().filter(|_| has_room && self.retrying < limits.retries_max());
-        first.into_iter().chain(retry).map(|(at, ..)| *at).min()
+        let free_at = self.room.free_at(limits)?;
+        let retry = self.retries.first().filter(|_| self.room.retrying() < limits.retries_max());
+        self.first.first().into_iter().chain(retry).map(|(at, ..)| (*at).max(free_at)).min()
     }
 }

@@ -12,6 +12,7 @@ use super::*;
 /// Limits that random histories reach.
 const LIMITS: Limits = Limits {
     concurrency: 4,
+    slow_max: 3,
     blocked_max: 3,
     waiting_max: 9,
     failed_max: 4,
@@ -59,6 +60,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (1_usize..6).prop_map(Step::Send),
         8 => (0_usize..6, verdicts()).prop_map(|(which, verdict)| Step::Answer(which, verdict)),
         2 => (0_u64..100_000).prop_map(Step::Pass),
+        2 => Just(Step::Pass(1)),
         3 => Just(Step::Save),
         1 => Just(Step::Kill),
     ];
@@ -122,6 +124,8 @@ impl World {
                 self.accepted.contains(&line.position) && !self.may_repeat.contains(&line.position);
             assert!(!is_known, "{} is sent again", line.position);
             self.sending.push(line);
+            let Limits { concurrency, slow_max, .. } = LIMITS;
+            assert!(self.sending.len() <= concurrency + slow_max, "{} at once", self.sending.len());
         }
     }
 

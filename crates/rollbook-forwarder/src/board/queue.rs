@@ -6,6 +6,8 @@ use std::sync::Arc;
 use rollbook_core::store::{ChangeLine, ForwardChange, ForwardState, Position};
 use rollbook_core::time::Timestamp;
 
+use super::room::{Attempt, Request};
+
 /// Table and id of a row.
 pub(super) type Subject = Arc<(String, String)>;
 
@@ -13,21 +15,12 @@ pub(super) fn subject_of(line: &ChangeLine) -> Subject {
     Arc::new((line.resource.clone(), line.subject_id.clone()))
 }
 
-/// Kind of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Attempt {
-    /// First request for a change.
-    First,
-    /// Repetition.
-    Retry,
-}
-
 /// Changes of one subject, in the order of the feed.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) items: VecDeque<Item>,
     /// Request for the first change that is in progress.
-    pub(super) sending: Option<Attempt>,
+    pub(super) sending: Option<Request>,
     /// Number of changes that are recorded. The subject is blocked while there are any.
     pub(super) recorded: usize,
     /// Whether nothing is sent before the next save.

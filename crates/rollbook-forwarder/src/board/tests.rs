@@ -15,6 +15,7 @@ pub(super) const LIMITS: Limits = Limits {
     },
     give_up_after: Duration::from_secs(86_400),
     concurrency: 1_000,
+    slow_max: 0,
     blocked_max: 1_000,
     waiting_max: 10_000,
     failed_max: 10_000,

@@ -83,7 +83,7 @@ async fn only_selected_changes_are_sent_and_the_position_passes_all() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_receiver_gets_as_many_requests_at_once_as_is_set_and_one_per_subject() {
     let stage = Stage::new(|_, _| (Duration::from_secs(3), Verdict::Accepted));
-    let running = stage.begin(ForwardSettings { concurrency: 5, ..settings() }).await;
+    let running = stage.begin(ForwardSettings { concurrency: 5, slow_max: 0, ..settings() }).await;
     let subjects: Vec<String> = (0..40).map(|number| format!("user_{}", number % 20)).collect();
     stage.write(&subjects.iter().map(String::as_str).collect::<Vec<_>>()).await;
     stage.until_settled().await;

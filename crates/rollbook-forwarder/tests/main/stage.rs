@@ -144,6 +144,7 @@ pub(crate) fn settings() -> ForwardSettings {
         backfill: false,
         timeout: Duration::from_secs(10),
         concurrency: 8,
+        slow_max: 64,
         retry: RetryPolicy {
             backoff: Duration::from_secs(2),
             backoff_max: Duration::from_secs(600),

@@ -9,7 +9,7 @@ use rollbook_core::store::{RetentionChoices, reading_context};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::cascade::Pass;
-use super::changes::set_reading;
+use super::changes::{begin_lines, end_lines};
 use super::tables::{Tables, read_stored};
 use super::write::{self, Write, Writer};
 use crate::fault::{LedgerChanged, LedgerSkipped};
@@ -25,10 +25,7 @@ pub(super) fn apply(
 ) -> rusqlite::Result<Vec<Applied>> {
     let mut outcomes = vec![Applied::Ignored; changes.len()];
     let mut merged = Vec::new();
-    let reading = reading_context(changes);
-    if reading.is_some() {
-        set_reading(tables.connection, reading.as_deref())?;
-    }
+    let has_feed = begin_lines(tables.connection, reading_context(changes).as_deref())?;
     for resource in RESOURCES {
         let (positions, assertions): (Vec<usize>, Vec<(&SubjectChange, &str)>) = changes
             .iter()
@@ -54,8 +51,8 @@ pub(super) fn apply(
         merged.iter().try_for_each(|part| tables.relate(part, Pass::Check))?;
     }
     merged.iter().try_for_each(|part| part.must_show(tables))?;
-    if reading.is_some() {
-        set_reading(tables.connection, None)?;
+    if has_feed {
+        end_lines(tables.connection)?;
     }
     Ok(outcomes)
 }

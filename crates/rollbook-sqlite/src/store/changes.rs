@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rollbook_core::catalog::USERS;
 use rollbook_core::store::{
     ChangeKind, ChangeLine, ChangeOrigin, Changes, ChangesError, ChangesPage, ChangesQuery, FeedState,
     Generation, PASSED_MAX, Position, RetentionLimits, StoreError,
@@ -104,9 +105,21 @@ fn remove(connection: &Connection, through: Position, limit: usize) -> rusqlite:
     Ok(removed as u64)
 }
 
-/// Sets or clears what the triggers are to know of the readings of a transaction.
-pub(super) fn set_reading(connection: &Connection, reading: Option<&str>) -> rusqlite::Result<()> {
-    connection.prepare_cached("UPDATE changes_state SET reading = ?1")?.execute((reading,)).map(drop)
+/// Sets the time of the lines of this transaction, and the origin of its readings, for the triggers. Returns whether there is a
+/// feed: then [`end_lines`] must follow.
+pub(super) fn begin_lines(connection: &Connection, reading: Option<&str>) -> rusqlite::Result<bool> {
+    let (now, prefix, table) = (feed::NOW, feed::PREFIX, USERS.table);
+    let sql = format!(
+        "UPDATE changes_state SET reading = ?1, line_at = {now}
+         WHERE EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND name = '{prefix}_{table}_update')"
+    );
+    connection.prepare_cached(&sql)?.execute((reading,)).map(|rows| rows > 0)
+}
+
+/// Ends what [`begin_lines`] has begun: lines of other writers have their own time and origin.
+pub(super) fn end_lines(connection: &Connection) -> rusqlite::Result<()> {
+    let sql = "UPDATE changes_state SET reading = NULL, line_at = NULL";
+    connection.prepare_cached(sql)?.execute(()).map(drop)
 }
 
 impl SqliteStore {
@@ -183,6 +196,7 @@ mod tests {
 
     use rollbook_core::store::{Reconciliation as _, Store as _};
     use rollbook_testkit::clock::WallClock;
+    use rollbook_testkit::events::{START, change_of, event, user};
 
     use super::*;
     use crate::migrations::{Schema, apply_migrations};
@@ -203,5 +217,29 @@ mod tests {
         assert!(store.looks.get().is_none(), "only a reader of many rows needs the second one");
         store.position_before(Timestamp::from_millis(0)).await.expect("a position");
         assert!(store.looks.get().is_some(), "the test sees it");
+    }
+
+    #[tokio::test]
+    async fn lines_of_a_transaction_have_one_time_and_statements_of_others_their_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store.db");
+        apply_migrations(&path, Schema::Store).expect("tables");
+        let store = SqliteStore::open(&path, Arc::new(WallClock)).expect("a store");
+        let change = |number: i64| {
+            let data = user(&format!("user_{number}"), START + number);
+            change_of(&format!("msg_{number}"), &event("user.created", START + number, &data))
+        };
+        store.apply_many(&(0..100).map(change).collect::<Vec<_>>()).await.expect("it is applied");
+        let other = crate::connection::open(&path).expect("a file");
+        let left = "SELECT line_at IS NULL AND reading IS NULL FROM changes_state";
+        assert_eq!(other.query_row(left, [], |row| row.get(0)), Ok(true), "nothing is left for others");
+        let later = Timestamp::parse("2999-01-01T00:00:00.000Z").expect("a time").to_string();
+        other.execute("UPDATE changes SET at = ?1 WHERE position = 100", (&later,)).expect("a clock ahead");
+        other.execute("UPDATE users SET locked = 1 WHERE id = 'user_7'", []).expect("a statement of a team");
+        store.apply_many(&[change(200), change(201)]).await.expect("it is applied");
+        let page = store.changes(&ChangesQuery { limit: 1_000, ..ChangesQuery::default() }).await;
+        let times: Vec<String> = page.expect("a page").lines.iter().map(|line| line.at.to_string()).collect();
+        assert!(times[..99].iter().all(|at| *at == times[0] && *at < later), "{times:?}");
+        assert_eq!(times[99..], [&*later; 4], "times never decrease");
     }
 }

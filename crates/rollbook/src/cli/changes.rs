@@ -67,10 +67,9 @@ pub(crate) enum ChangesCommand {
     Resume(OneForward),
     /// Gives the feed a new generation after a restore of its store, so that forwards stop
     #[command(after_help = "Example:\n  rollbook changes renew\n\n\
-                            A restored store gives later changes positions that receivers may know. Each forward\n\
-                            stops with this reason; start it again when its receiver has forgotten them: rollbook\n\
-                            changes resume. A store on Postgres that was restored from a dump has a new generation\n\
-                            already.")]
+                            A restored store gives later changes positions that receivers may know: run this after\n\
+                            each restore, before the workers start. Each forward stops with this reason; start it\n\
+                            again when its receiver has forgotten them: rollbook changes resume.")]
     Renew {
         /// Prints for people or for programs
         #[arg(long, value_enum, default_value = "text")]

@@ -6,12 +6,12 @@ use std::time::Duration;
 use rollbook_core::catalog::{RESOURCES, Resource};
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::ChangeKind;
-use rollbook_forwarder::{CONCURRENCY_MAX, ForwardUrl, TIMEOUT_MAX};
+use rollbook_forwarder::{CONCURRENCY_MAX, ForwardUrl, SLOW_MAX, TIMEOUT_MAX};
 
 use super::reader::{Declared, Reader};
 use super::relations::Relation;
 use super::relations::Scope::Any;
-use super::setting::{About, Setting, duration, endpoint, number, secret, settings, text, yes_or_no};
+use super::setting::{About, Setting, count, duration, endpoint, number, secret, settings, text, yes_or_no};
 use super::values::{Wrong, signing_secrets, wrong};
 use crate::nearest::nearest;
 
@@ -51,6 +51,8 @@ settings! {
                 "maximum time for one request";
             concurrency: usize = number(CONCURRENCY_MAX).or("8"),
                 "maximum requests at once; of one user, organization or other object there is only one";
+            slow_max: usize = count(SLOW_MAX).or("64"),
+                "maximum requests in addition to concurrency: first attempts that take longer than a second while the receiver accepts other changes within one";
             attempts_max: u32 = number(1_000).or("12"),
                 "attempts that count before a change becomes a dead letter; while the receiver accepts nothing, none counts";
             give_up_after: Duration = duration(MONTH).or("3d"),

@@ -27,9 +27,9 @@ fn held_up() -> (Home, rusqlite::Connection) {
              DROP TABLE reconcile_walks; {indexes}; {triggers}; DROP TABLE changes; DROP TABLE changes_state;
              DROP TABLE forwards; DROP TABLE forward_changes;
              DELETE FROM rollbook_migrations WHERE name IN ('0010_reconcile', '0012_changes', '0013_forwards',
-                 '0016_generations');
+                 '0016_generations', '0017_line_times');
              PRAGMA user_version = {}; BEGIN IMMEDIATE",
-            version - 4
+            version - 5
         ))
         .expect("the lock");
     (home, store)
@@ -63,7 +63,7 @@ async fn while_a_file_is_migrated_deliveries_get_503_health_says_why_and_systemd
         let (status, body) = readiness(&home).await;
         status == 503
             && body.contains(
-                "migrating the store (0010_reconcile, 0012_changes, 0013_forwards, 0016_generations)",
+                "migrating the store (0010_reconcile, 0012_changes, 0013_forwards, 0016_generations, 0017_line_times)",
             )
     })
     .await;
