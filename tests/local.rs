@@ -78,7 +78,7 @@ async fn the_commands_of_the_page_about_local_development_do_what_it_says() {
         "\"user_id\":\"user_sample\"",
         "\"primary_email_address\":\"ines.okafor@kilnworks.example\"",
         "HTTP/1.1 204",
-        "x-organization-role: org:admin",
+        "x-organization-role: org:member",
         "permission-denied",
         "genuine, valid now, and as the settings demand",
         "the end\n",
