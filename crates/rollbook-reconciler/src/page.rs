@@ -45,9 +45,9 @@ impl PageWork {
             Window { from: Timestamp::from_millis(from), to: Timestamp::from_millis(to) }
         });
         let tied: Vec<String> = slice.last.take().map(|last| last.ties).unwrap_or_default();
-        let mut ties = if before == last_at { tied.clone() } else { Vec::new() };
-        ties.extend(ids.iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id.clone()));
-        slice.last = Some(Last { id: last_id, created_at: last_at, ties });
+        let mut latest = if before == last_at { tied.clone() } else { Vec::new() };
+        latest.extend(ids.iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id.clone()));
+        slice.last = Some(Last { id: last_id, created_at: last_at, ties: latest });
         Ok(Self { page, window, present: [ids, tied].concat() })
     }
 }
