@@ -44,11 +44,11 @@ impl PageWork {
             let from = before.unwrap_or(slice.from);
             Window { from: Timestamp::from_millis(from), to: Timestamp::from_millis(to) }
         });
-        let earlier: Vec<String> = slice.last.take().map(|last| last.ties).unwrap_or_default();
-        let mut ties = if before == last_at { earlier.clone() } else { Vec::new() };
-        ties.extend(ids.iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id.clone()));
-        slice.last = Some(Last { id: last_id, created_at: last_at, ties });
-        Ok(Self { page, window, present: [ids, earlier].concat() })
+        let tied: Vec<String> = slice.last.take().map(|last| last.ties).unwrap_or_default();
+        let mut latest = if before == last_at { tied.clone() } else { Vec::new() };
+        latest.extend(ids.iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id.clone()));
+        slice.last = Some(Last { id: last_id, created_at: last_at, ties: latest });
+        Ok(Self { page, window, present: [ids, tied].concat() })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
-use rollbook_core::store::{RunState, StoreError};
+use rollbook_core::store::{RowView, RunState, StoreError};
 use rollbook_reconciler::{ReconcileError, Resume, RunRequest, Settings};
 use rollbook_testkit::events::organization;
 use rollbook_testkit::faults::{Fault, FaultyStore, StoreCall};
@@ -70,7 +70,7 @@ async fn one_old_row_is_enough_for_a_first_run_to_look_for_rows_that_clerk_lacks
     world.clerk.change(|objects| objects.remove(&USERS, &user_id(7)));
     let report = world.run_as(&only(&USERS)).await.expect("a run");
     assert_eq!((report.state, world.difference().await), (RunState::Complete, None));
-    let deleted = world.rows(&USERS).await.into_iter().filter(|row| row.is_deleted());
+    let deleted = world.rows(&USERS).await.into_iter().filter(RowView::is_deleted);
     assert_eq!(deleted.map(|row| row.id).collect::<Vec<_>>(), [user_id(7)]);
 }
 
