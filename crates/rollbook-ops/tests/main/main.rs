@@ -79,7 +79,8 @@ async fn a_queue_that_answers_but_refuses_deliveries_is_not_ready_and_reports_wh
     let answer = server.get("/readyz").await;
     assert!(
         answer.starts_with("HTTP/1.1 200 ")
-            && answer.contains("impaired: one shard refuses\"},\"status\":\"impaired\""),
+            && answer.contains("impaired: one shard refuses\"},\"since\":")
+            && answer.contains("\"status\":\"impaired\""),
         "{answer}"
     );
     assert_line(&server.get("/metrics").await, "rollbook_up{part=\"queue\"} 1");
