@@ -148,8 +148,9 @@ impl World {
     }
 
     fn forward(&self) -> Value {
-        let (_, text) = self.command(&["changes", "status", "--output", "json"]);
-        let all: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+        // Exit code 1 and a text for people if it has stopped.
+        let ran = self.home.command(&["changes", "status", "--output", "json"]).output().expect("it runs");
+        let all: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
         all[0].clone()
     }
 
