@@ -1,7 +1,7 @@
 //! Setup of a store on Postgres.
 
 use async_trait::async_trait;
-use rollbook_core::backend::{Backend, Pending, Stopped};
+use rollbook_core::backend::{Backend, Pending, PendingError, Stopped};
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
 use rollbook_core::weakness::Weakness;
@@ -40,8 +40,11 @@ impl Backend for PostgresSettings {
         })
     }
 
-    async fn pending(&self) -> Result<Pending, String> {
-        examine(self).await.map_err(|error| error.to_string())
+    async fn pending(&self) -> Result<Pending, PendingError> {
+        examine(self).await.map_err(|error| match error {
+            StoreError::Deployment(why) => PendingError::Manual(why),
+            error => PendingError::Unavailable(error.to_string()),
+        })
     }
 
     async fn migrate(&self, _stopped: Stopped) -> Result<Vec<&'static str>, String> {

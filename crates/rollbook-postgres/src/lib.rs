@@ -23,6 +23,7 @@ mod link;
 mod migrations;
 mod parameters;
 mod pooler;
+mod rights;
 mod settings;
 mod store;
 mod tls;

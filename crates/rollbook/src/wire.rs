@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rollbook_clerk::{ApiUrl, ClerkSettings, SecretKey};
 pub(crate) use rollbook_clerk::{CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, ClerkApi, Observer};
+pub(crate) use rollbook_core::backend::PendingError;
 use rollbook_core::backend::{Backend, Pending};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
@@ -329,7 +330,7 @@ pub(crate) struct Migrations {
 ///
 /// # Errors
 /// The migrations can't be read; the error names the place. A server may be unreachable, a file unreadable.
-pub(crate) async fn pending_migrations(config: &Config, part: Component) -> Result<Migrations, String> {
+pub(crate) async fn pending_migrations(config: &Config, part: Component) -> Result<Migrations, PendingError> {
     Ok(migrations(config, part, backend(config, part).pending().await?))
 }
 

@@ -39,7 +39,7 @@ async fn each_part(config: &Config, check: bool) -> anyhow::Result<Vec<Migration
     for part in Component::ALL {
         wire::check_server(config, part)?;
         let asked = if check {
-            wire::pending_migrations(config, part).await
+            wire::pending_migrations(config, part).await.map_err(|error| error.to_string())
         } else {
             wire::apply_migrations(config, part, &CancellationToken::new()).await
         };
