@@ -10,7 +10,8 @@ use rollbook_core::store::{Erasure as _, Ledger as _, Rows as _, Store as _, Sto
 use rollbook_postgres::{PostgresSettings, apply_migrations, pending_migrations};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::pgbouncer::PgBouncer;
-use sqlx::Connection as _;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinSet;
 
 use crate::migrations::ALL;
@@ -79,7 +80,9 @@ async fn statements_of_another_client_of_a_pooler_that_is_not_named_are_never_re
     let store = open(&settings(url.clone()));
     assert_eq!(store.ping().await, Ok(()));
     // Another program that uses the same session of the server, and names its statements as this driver does.
-    let mut other = sqlx::PgConnection::connect(&url).await.expect("a connection");
+    // PgBouncer refuses the driver's other settings of a session.
+    let other: PgConnectOptions = url.parse().expect("a URL");
+    let mut other = other.extra_float_digits(None).connect().await.expect("a connection");
     let theirs = |number| {
         format!("PREPARE sqlx_s_{number} AS SELECT 'mirror_2.users'::text, 'DELETE'::text, 'me'::text;")
     };
