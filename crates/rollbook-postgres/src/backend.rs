@@ -7,6 +7,7 @@ use rollbook_core::time::Timestamp;
 use rollbook_core::weakness::Weakness;
 
 use crate::address::Address;
+use crate::link::Ignored;
 use crate::migrations::{
     apply_migrations, drop_schema, examine, identity, schema, schema_exists, server_time, weaknesses,
 };
@@ -14,11 +15,13 @@ use crate::pooler;
 use crate::settings::PostgresSettings;
 
 impl PostgresSettings {
-    /// Returns the sign that the URL leads to a pooler, with the fix, if neither the URL nor a setting says what there is.
-    /// Connects to nothing.
-    pub fn pooler_sign(&self) -> Option<(&'static str, &'static str)> {
-        let (address, _) = Address::of(self).ok()?;
-        address.pooler_sign().map(|sign| (sign, pooler::FIX))
+    /// Fix for a pooler that no setting names.
+    pub const POOLER_FIX: &str = pooler::FIX;
+
+    /// Returns what the URL has that has no effect, and the sign that it leads to a pooler, if neither the URL nor a setting
+    /// says what there is. Connects to nothing.
+    pub fn ignored(&self) -> Ignored {
+        Address::of(self).map(|(_, ignored)| ignored).unwrap_or_default()
     }
 }
 

@@ -30,6 +30,7 @@ mod tls;
 mod transaction;
 mod types;
 
+pub use link::Ignored;
 pub use migrations::{OLDEST_VERSION, apply_migrations, pending_migrations};
 pub use settings::PostgresSettings;
 pub use store::PostgresStore;

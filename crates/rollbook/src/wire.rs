@@ -17,6 +17,7 @@ use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::Clock;
+pub(crate) use rollbook_postgres::Ignored;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_reconciler::{Ports, Reconciler};
 use rollbook_redis::{ClockSource, Owner, RedisQueue, RedisSettings};
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{About, Config, Place, Problems, ServerUrl, Settings};
 
+/// Fix for a pooler that no setting names.
+pub(crate) const POOLER_FIX: &str = PostgresSettings::POOLER_FIX;
 /// Share of the drain timeout that the receiver has; the rest is for the worker to release its leases.
 const RECEIVER_DRAIN_PERCENT: u32 = 80;
 
@@ -364,9 +367,9 @@ pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
     RedisQueue::new(redis(config, url), ClockSource::Server).ok()?.full_coverage().await
 }
 
-/// Returns the sign that the store's URL leads to a pooler that no setting names, with the fix.
-pub(crate) fn pooler_sign(config: &Config) -> Option<(&'static str, &'static str)> {
-    postgres(config, config.places.store.server()?).pooler_sign()
+/// Returns what the store's URL has that has no effect; `None` for a file.
+pub(crate) fn ignored(config: &Config) -> Option<Ignored> {
+    Some(postgres(config, config.places.store.server()?).ignored())
 }
 
 fn migrations(config: &Config, part: Component, pending: Pending) -> Migrations {

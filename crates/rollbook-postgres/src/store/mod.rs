@@ -104,8 +104,7 @@ impl PostgresStore {
     /// # Errors
     /// The URL or the schema's name is invalid.
     pub fn new(settings: PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let (address, ignored) = Address::of(&settings).map_err(StoreError::Deployment)?;
-        address.link().log_once(ignored);
+        let (address, _) = Address::of(&settings).map_err(StoreError::Deployment)?;
         let schema = migrations::schema(&settings.schema)?;
         let (statements, access) = (Statements::new(&schema), access::Statements::new(&schema));
         let guard = Guard::new(address.clone(), &schema);

@@ -164,7 +164,6 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     let rights = notices::rights(config).await;
     std::iter::once(answered(config, asked).await)
         .chain(newer)
-        .chain(notices::pooler(config))
         .chain(left)
         .chain(feed)
         .chain(theirs)
