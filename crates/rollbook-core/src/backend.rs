@@ -24,7 +24,7 @@ pub struct Pending {
 /// Reason why the pending steps of a backend are not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PendingError {
-    /// It can't be reached or read, as far as is known.
+    /// The backend can't be reached or read, as far as is known.
     #[error("{0}")]
     Unavailable(String),
     /// Manual action is needed, such as a right to grant: the text says which.

@@ -12,7 +12,7 @@ pub enum Protection {
     Loopback,
     /// TLS: the certificate is issued by a trusted authority for the server's name.
     Verified,
-    /// TLS: the certificate is the one whose fingerprint is set, whatever its issuer and name.
+    /// TLS: the fingerprint of the certificate is set, and its issuer and name do not matter.
     Pinned,
     /// TLS: the certificate is issued by a trusted authority; its name is not checked.
     VerifiedIssuer,

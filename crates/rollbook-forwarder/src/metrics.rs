@@ -36,7 +36,6 @@ impl Counters {
         let outcome = verdict.outcome();
         if let Some((_, counter)) = self.outcomes.iter().find(|(name, _)| Some(*name) == outcome) {
             counter.inc();
-            // No series before the first request.
             self.last_status.with_label_values(&[&self.name]).set(verdict.status().into());
         }
     }
@@ -70,7 +69,7 @@ impl Metrics {
             )?,
             last_status: gauge(
                 "rollbook_forward_last_status",
-                "HTTP status of the last answer to a forward; 0 if the last request had none",
+                "HTTP status of the last answer to a forward; 0 if there was none",
             )?,
             lag: GaugeVec::new(
                 Opts::new(
@@ -98,6 +97,7 @@ impl Metrics {
         for gauge in self.gauges() {
             gauge.with_label_values(&[name]);
         }
+        self.last_status.with_label_values(&[name]);
         self.lag.with_label_values(&[name]);
         let counter = |outcome| (outcome, self.deliveries.with_label_values(&[name, outcome]));
         Counters {

@@ -91,8 +91,8 @@ impl Address {
             hosts,
         };
         let pooler = address.pooler_sign();
-        let Parameters { ignored: names, wrong_values, unknown: numbers, .. } = parameters;
-        Ok((address, Ignored { names, wrong_values, numbers, pooler }))
+        let Parameters { ignored, wrong_values, unknown: numbers, .. } = parameters;
+        Ok((address, Ignored { names: ignored, wrong_values, numbers, pooler }))
     }
 
     /// Parses the URL of settings, and checks it against the other settings and the files that it names.

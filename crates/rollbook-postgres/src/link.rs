@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rollbook_core::protection::Protection;
 
-/// What a URL has that has no effect here, or that is a sign of a pooler.
+/// Parameters of a URL that have no effect here, and the sign of a pooler.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ignored {
     /// Names of parameters that belong to other libraries.

@@ -196,8 +196,10 @@ async fn migrate_or_check(
         .stop
         .run_until_cancelled(tokio::time::timeout(ANSWER_TIMEOUT, wire::pending_migrations(config, part)))
         .await
-        .map(|answer| answer.map(|asked| asked.map_err(|error| error.to_string())))
-        .unwrap_or(Ok(Err("stopped".to_owned())))
+        .map_or_else(
+            || Ok(Err("stopped".to_owned())),
+            |answer| answer.map(|asked| asked.map_err(|error| error.to_string())),
+        )
         .unwrap_or_else(|_| Err(no_answer(&wire::describe(config, part))));
     if let Ok(Migrations { refusal: Some(refusal), .. }) = &asked {
         bail!(refusal.clone());

@@ -1,4 +1,4 @@
-//! What the URL of Postgres has that has no effect here, and signs of a pooler: logged once by a process and by `migrate`,
+//! Parameters in the URL of Postgres that have no effect here, and signs of a pooler: logged once by a process and by `migrate`,
 //! and a row in `doctor`.
 
 use crate::config::Config;

@@ -191,7 +191,7 @@ async fn a_worker_without_rights_on_the_records_of_runs_applies_deliveries_and_t
 }
 
 #[tokio::test]
-async fn a_worker_that_may_not_use_the_schema_is_told_a_workers_rights_and_exactly_those_that_are_missing() {
+async fn a_worker_that_may_not_use_the_schema_reads_which_of_a_workers_rights_are_missing() {
     let (world, _) = World::with_roles().await;
     let (role, schema) = (format!("worker_{}", world.database), &world.settings.schema);
     let store = open(&world.settings);

@@ -191,7 +191,7 @@ async fn the_protection_is_known_after_a_handshake_that_succeeded_and_names_a_pi
     ] {
         let queue = open(settings);
         assert_eq!(queue.protection(), None, "before the first connection");
-        enqueue(&queue, &names("msg", 0..1)).await;
+        enqueue(&queue, &names(&format!("{protection:?}"), 0..1)).await;
         assert_eq!(queue.protection(), Some(protection));
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct FailingForward {
     pub(super) dead_letters: f64,
     /// Requests over the time of the rates that were not answered 2xx.
     pub(super) failed_requests: f64,
-    /// HTTP status of the last answer; 0 if the last request had none; null if no process has sent one.
+    /// HTTP status of the last answer; null if no process has sent a request, or the last one had no answer.
     pub(super) last_status: Option<f64>,
     /// Whether it stopped until an operator resumes it.
     pub(super) is_stopped: bool,
@@ -46,7 +46,7 @@ pub(super) fn failing(metrics: &[&Metrics], failed: impl Fn(&str) -> f64) -> Vec
             waiting_changes: count("rollbook_forward_waiting_changes"),
             dead_letters: count("rollbook_forward_dead_letters"),
             failed_requests: failed(name),
-            last_status: max("rollbook_forward_last_status"),
+            last_status: max("rollbook_forward_last_status").filter(|status| *status > 0.0),
             is_stopped: count("rollbook_forward_stopped") > 0.0,
             is_full: count("rollbook_forward_full") > 0.0,
         }
@@ -68,8 +68,8 @@ impl FailingForward {
             (false, false) => "",
         };
         let status = match self.last_status {
+            None if self.failed_requests > 0.0 => ", without an answer".to_owned(),
             None => String::new(),
-            Some(0.0) => ", last request without an answer".to_owned(),
             Some(status) => format!(", last status {status:.0}"),
         };
         format!(
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forward_whose_endpoint_refuses_is_named_with_its_counts_and_the_last_status() {
+    fn a_forward_with_an_endpoint_that_refuses_is_named_with_its_counts_and_the_last_status() {
         let (crm, mail) = (metrics("crm", 3, 500), metrics("mail", 0, 204));
         let failing =
             |requests: f64| failing(&[&crm, &mail], |name| if name == "crm" { requests } else { 0.0 });
