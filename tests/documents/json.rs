@@ -16,7 +16,7 @@ use rollbook_simulator::api::{ApiSettings, ClerkApi, DEFAULT_KEY, Fault};
 use rollbook_simulator::history::{History, HistorySettings};
 use rollbook_sqlite::{QueueSettings, SqliteQueue};
 use rollbook_testkit::clock::WallClock;
-use rollbook_testkit::process::Home;
+use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::queues::{all_of, request};
 use rollbook_testkit::tokens::{ISSUER, Signer, claims};
 use rusqlite::Connection;
@@ -294,6 +294,7 @@ async fn outputs() -> Vec<(&'static str, Value)> {
     outputs.run("explain", &[USER], 1).await;
     outputs.all.extend(reconciled().await);
     outputs.all.extend(forwarded().await);
+    outputs.all.extend(watched_with_a_forward_that_stopped().await);
     outputs.all.extend(inspected().await);
     outputs.all
 }
@@ -376,6 +377,32 @@ async fn forwarded() -> Vec<(&'static str, Value)> {
     outputs.run("changes discard", &["crm", "--all"], 0).await;
     outputs.run("changes resume", &["crm"], 0).await;
     outputs.run("changes replay", &["crm", "--after", "0"], 0).await;
+    outputs.all
+}
+
+/// Watches a process with a forward that stopped.
+async fn watched_with_a_forward_that_stopped() -> Vec<(&'static str, Value)> {
+    let home = Home::new(BINARY);
+    home.migrate();
+    Connection::open(home.data().join("store.db"))
+        .and_then(|store| {
+            store.execute_batch(
+                "INSERT INTO forwards (name, position, epoch, stopped_at, stop_reason, saved_at) VALUES
+                     ('crm', 0, 1, '2026-07-29T08:00:00.000Z', 'the receiver answered 410', '2026-07-29T08:00:00.000Z')",
+            )
+        })
+        .expect("a record");
+    home.configure(
+        "[forward.crm]\nurl = \"http://127.0.0.1:9/\"\nsecret = \"whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\"\n",
+    );
+    let mut outputs = Outputs { home, all: Vec::new() };
+    let mut serving = outputs.home.start_ready(&["serve"]).await;
+    let stopped = "rollbook_forward_stopped{forward=\"crm\"}";
+    until("the stop is shown", || async { outputs.home.metric(stopped).await == Some(1.0) }).await;
+    let ops = outputs.home.ops.to_string();
+    outputs.run("top", &[&ops, "--every", "200ms"], 0).await;
+    serving.signal("TERM");
+    assert!(serving.exit().await.success(), "{}", outputs.home.log());
     outputs.all
 }
 

@@ -108,7 +108,9 @@ fn every_metric_is_on_the_dashboard_itself_or_within_a_recorded_series() {
     // The position of the change feed means something next to the position of its readers only, and so do the counts of
     // the API, which most deployments do not have. Alerts watch the keys of session tokens and their lengths. Secrets are
     // looked at during a rotation; an alert watches their reload.
-    const ELSEWHERE: [&str; 17] = [
+    const ELSEWHERE: [&str; 18] = [
+        // Shown by top; the panel of outcomes shows the kind of failure.
+        "rollbook_forward_last_status",
         // Shown by doctor and the log: it says what the setting says.
         "rollbook_durability_trusted",
         "rollbook_signing_secret_last_match_timestamp_seconds",

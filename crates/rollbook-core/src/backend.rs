@@ -21,6 +21,23 @@ pub struct Pending {
     pub newer: Vec<String>,
 }
 
+/// Reason why the pending steps of a backend are not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PendingError {
+    /// The backend can't be reached or read, as far as is known.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Manual action is needed, such as a right to grant: the text says which.
+    #[error("{0}")]
+    Manual(String),
+}
+
+impl From<String> for PendingError {
+    fn from(why: String) -> Self {
+        Self::Unavailable(why)
+    }
+}
+
 /// A queue or a store as a place that can be set up. It need not exist.
 ///
 /// Errors are for an operator: they name the place, and hold no password.
@@ -41,7 +58,7 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// The backend can't be asked.
-    async fn pending(&self) -> Result<Pending, String> {
+    async fn pending(&self) -> Result<Pending, PendingError> {
         Ok(Pending::default())
     }
 

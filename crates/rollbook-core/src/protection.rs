@@ -12,6 +12,8 @@ pub enum Protection {
     Loopback,
     /// TLS: the certificate is issued by a trusted authority for the server's name.
     Verified,
+    /// TLS: the fingerprint of the certificate is set, and its issuer and name do not matter.
+    Pinned,
     /// TLS: the certificate is issued by a trusted authority; its name is not checked.
     VerifiedIssuer,
     /// TLS: the certificate is not checked, so an attacker on the network can impersonate the server.
@@ -33,6 +35,7 @@ impl fmt::Display for Protection {
             Self::Local => "on this machine only",
             Self::Loopback => "not encrypted, loopback only",
             Self::Verified => "encrypted (TLS), certificate verified",
+            Self::Pinned => "encrypted (TLS), certificate pinned by fingerprint",
             Self::VerifiedIssuer => "encrypted (TLS), certificate issuer verified, name not verified",
             Self::Unverified => "encrypted (TLS), certificate not verified",
             Self::Clear => "not encrypted",
@@ -52,8 +55,8 @@ mod tests {
 
     #[test]
     fn only_clear_text_over_a_network_is_not_private() {
-        use Protection::{Local, Loopback, Unverified, Verified, VerifiedIssuer};
-        for protection in [Local, Loopback, Verified, VerifiedIssuer, Unverified] {
+        use Protection::{Local, Loopback, Pinned, Unverified, Verified, VerifiedIssuer};
+        for protection in [Local, Loopback, Verified, Pinned, VerifiedIssuer, Unverified] {
             assert!(protection.is_private(), "{protection}");
         }
         assert!(!Protection::Clear.is_private());

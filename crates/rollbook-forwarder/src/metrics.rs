@@ -19,18 +19,24 @@ pub(crate) struct Metrics {
     dead_letters: IntGaugeVec,
     stopped: IntGaugeVec,
     full: IntGaugeVec,
+    last_status: IntGaugeVec,
     lag: GaugeVec,
 }
 
 /// Counters of one forward.
 #[derive(Clone)]
-pub(crate) struct Counters(Vec<(&'static str, IntCounter)>);
+pub(crate) struct Counters {
+    outcomes: Vec<(&'static str, IntCounter)>,
+    name: String,
+    last_status: IntGaugeVec,
+}
 
 impl Counters {
     pub(crate) fn count(&self, verdict: &Verdict) {
         let outcome = verdict.outcome();
-        if let Some((_, counter)) = self.0.iter().find(|(name, _)| Some(*name) == outcome) {
+        if let Some((_, counter)) = self.outcomes.iter().find(|(name, _)| Some(*name) == outcome) {
             counter.inc();
+            self.last_status.with_label_values(&[&self.name]).set(verdict.status().into());
         }
     }
 }
@@ -61,6 +67,10 @@ impl Metrics {
                 "rollbook_forward_full",
                 "Whether a forward reads no more: it has the maximum of blocked subjects, waiting changes or dead letters",
             )?,
+            last_status: gauge(
+                "rollbook_forward_last_status",
+                "HTTP status of the last answer to a forward; 0 if there was none",
+            )?,
             lag: GaugeVec::new(
                 Opts::new(
                     "rollbook_feed_lag_seconds",
@@ -73,6 +83,7 @@ impl Metrics {
         for gauge in metrics.gauges() {
             registry.register(Box::new(gauge.clone()))?;
         }
+        registry.register(Box::new(metrics.last_status.clone()))?;
         registry.register(Box::new(metrics.lag.clone()))?;
         Ok(metrics)
     }
@@ -86,9 +97,14 @@ impl Metrics {
         for gauge in self.gauges() {
             gauge.with_label_values(&[name]);
         }
+        self.last_status.with_label_values(&[name]);
         self.lag.with_label_values(&[name]);
         let counter = |outcome| (outcome, self.deliveries.with_label_values(&[name, outcome]));
-        Counters(Verdict::OUTCOMES.into_iter().map(counter).collect())
+        Counters {
+            outcomes: Verdict::OUTCOMES.into_iter().map(counter).collect(),
+            name: name.to_owned(),
+            last_status: self.last_status.clone(),
+        }
     }
 
     /// Reads the gauges from the store.

@@ -64,6 +64,16 @@ impl Verdict {
         })
     }
 
+    /// Returns the status of the answer, 200 for any 2xx; 0 if there was none.
+    pub(crate) const fn status(&self) -> u16 {
+        match self {
+            Self::Accepted => 200,
+            Self::Gone => 410,
+            Self::Refused { status, .. } => *status,
+            Self::TimedOut | Self::Unreachable(_) | Self::Unreadable | Self::Postponed => 0,
+        }
+    }
+
     /// Returns the failure in words.
     pub(crate) fn reason(&self) -> String {
         match self {

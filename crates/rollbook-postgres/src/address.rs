@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 
 use crate::environment::{self, Variables};
 use crate::link::{Ignored, Link};
-use crate::parameters::{Parameters, too_few_connections};
+use crate::parameters::Parameters;
 use crate::pooler;
 use crate::settings::PostgresSettings;
 use crate::tls::{self, Mode};
@@ -45,7 +45,6 @@ pub(crate) struct Address {
     pub(crate) pooled: bool,
     /// Whether the URL declares that there is none, such as `pgbouncer=false`.
     declares_no_pooler: bool,
-    connections_max: Option<u32>,
     files: Vec<(&'static str, String)>,
     link: Arc<Link>,
 }
@@ -86,14 +85,14 @@ impl Address {
         let address = Self {
             writable: parameters.writable || hosts.len() > 1,
             pooled: parameters.pooled,
-            declares_no_pooler: parameters.ignored.contains(&"pgbouncer"),
-            connections_max: parameters.connections_max,
+            declares_no_pooler: parameters.declares_no_pooler,
             files: files.into_iter().filter_map(|(name, path)| Some((name, path?))).collect(),
             link,
             hosts,
         };
         let pooler = address.pooler_sign();
-        Ok((address, Ignored { names: parameters.ignored, numbers: parameters.unknown, pooler }))
+        let Parameters { ignored, wrong_values, unknown: numbers, .. } = parameters;
+        Ok((address, Ignored { names: ignored, wrong_values, numbers, pooler }))
     }
 
     /// Parses the URL of settings, and checks it against the other settings and the files that it names.
@@ -104,11 +103,6 @@ impl Address {
         let (mut address, mut ignored) = Self::parse(&settings.url)?;
         address.pooled |= settings.pgbouncer;
         ignored.pooler = address.pooler_sign();
-        let ours = settings.connections_max;
-        let too_few = address.connections_max.filter(|theirs| *theirs < ours);
-        // For a pooler the limit is that of each of many short-lived clients, as Prisma's: connections to it are cheap.
-        ignored.names.extend((address.pooled && too_few.is_some()).then_some("connection_limit"));
-        let too_few = too_few.filter(|_| !address.pooled).map(|theirs| too_few_connections(theirs, ours));
         let files = address.files.iter().filter_map(|(name, path)| {
             let fault = match std::fs::read_to_string(path) {
                 Ok(text) if text.contains("-----BEGIN ") => return None,
@@ -117,7 +111,7 @@ impl Address {
             };
             Some(format!("the file that {name} in the Postgres URL names {fault}"))
         });
-        let faults: Vec<String> = too_few.into_iter().chain(files).collect();
+        let faults: Vec<String> = files.collect();
         if faults.is_empty() { Ok((address, ignored)) } else { Err(faults.join("; ")) }
     }
 

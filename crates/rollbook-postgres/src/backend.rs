@@ -1,12 +1,13 @@
 //! Setup of a store on Postgres.
 
 use async_trait::async_trait;
-use rollbook_core::backend::{Backend, Pending, Stopped};
+use rollbook_core::backend::{Backend, Pending, PendingError, Stopped};
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
 use rollbook_core::weakness::Weakness;
 
 use crate::address::Address;
+use crate::link::Ignored;
 use crate::migrations::{
     apply_migrations, drop_schema, examine, identity, schema, schema_exists, server_time, weaknesses,
 };
@@ -14,11 +15,13 @@ use crate::pooler;
 use crate::settings::PostgresSettings;
 
 impl PostgresSettings {
-    /// Returns the sign that the URL leads to a pooler, with the fix, if neither the URL nor a setting says what there is.
-    /// Connects to nothing.
-    pub fn pooler_sign(&self) -> Option<(&'static str, &'static str)> {
-        let (address, _) = Address::of(self).ok()?;
-        address.pooler_sign().map(|sign| (sign, pooler::FIX))
+    /// Fix for a pooler that no setting names.
+    pub const POOLER_FIX: &str = pooler::FIX;
+
+    /// Returns what the URL has that has no effect, and the sign that it leads to a pooler, if neither the URL nor a setting
+    /// says what there is. Connects to nothing.
+    pub fn ignored(&self) -> Ignored {
+        Address::of(self).map(|(_, ignored)| ignored).unwrap_or_default()
     }
 }
 
@@ -40,8 +43,11 @@ impl Backend for PostgresSettings {
         })
     }
 
-    async fn pending(&self) -> Result<Pending, String> {
-        examine(self).await.map_err(|error| error.to_string())
+    async fn pending(&self) -> Result<Pending, PendingError> {
+        examine(self).await.map_err(|error| match error {
+            StoreError::Deployment(why) => PendingError::Manual(why),
+            error => PendingError::Unavailable(error.to_string()),
+        })
     }
 
     async fn migrate(&self, _stopped: Stopped) -> Result<Vec<&'static str>, String> {

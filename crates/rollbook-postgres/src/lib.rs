@@ -23,12 +23,14 @@ mod link;
 mod migrations;
 mod parameters;
 mod pooler;
+mod rights;
 mod settings;
 mod store;
 mod tls;
 mod transaction;
 mod types;
 
+pub use link::Ignored;
 pub use migrations::{OLDEST_VERSION, apply_migrations, pending_migrations};
 pub use settings::PostgresSettings;
 pub use store::PostgresStore;

@@ -5,17 +5,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rollbook_core::protection::Protection;
 
-use crate::pooler;
-
-/// Parameters of a URL that have no effect here.
+/// Parameters of a URL that have no effect here, and the sign of a pooler.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ignored {
-    /// Names that belong to other libraries.
-    pub(crate) names: Vec<&'static str>,
-    /// Positions, from one, of unknown parameters.
-    pub(crate) numbers: Vec<usize>,
+pub struct Ignored {
+    /// Names of parameters that belong to other libraries.
+    pub names: Vec<&'static str>,
+    /// Names of parameters with a value that is not known here.
+    pub wrong_values: Vec<&'static str>,
+    /// Positions, from one, of unknown parameters: a name could be part of a password.
+    pub numbers: Vec<usize>,
     /// Sign of a pooler that no setting names.
-    pub(crate) pooler: Option<&'static str>,
+    pub pooler: Option<&'static str>,
 }
 
 /// Reason why a call got no connection.
@@ -35,15 +35,9 @@ pub(crate) struct Link {
     last: Mutex<Option<Protection>>,
     /// Whether the server refused the settings of a session.
     refused_settings: AtomicBool,
-    to_log: Mutex<Option<Ignored>>,
 }
 
 impl Link {
-    /// Logs ignored parameters with the first connection.
-    pub(crate) fn log_once(&self, ignored: Ignored) {
-        *lock(&self.to_log) = Some(ignored);
-    }
-
     /// Returns the protection of the latest connection; `None` before the first.
     pub(crate) fn protection(&self) -> Option<Protection> {
         *lock(&self.last)
@@ -62,34 +56,6 @@ impl Link {
     /// Records the protection of a new connection.
     pub(crate) fn connected(&self, protection: Protection) {
         *lock(&self.last) = Some(protection);
-        if let Some(ignored) = lock(&self.to_log).take() {
-            ignored.log();
-        }
-    }
-}
-
-impl Ignored {
-    fn log(&self) {
-        if let Some(sign) = self.pooler {
-            tracing::warn!(
-                "the URL of Postgres may lead to a pooler: {sign}. If it pools transactions, {}",
-                pooler::FIX
-            );
-        }
-        if !self.names.is_empty() {
-            tracing::info!(
-                parameters = self.names.join(", "),
-                "parameters of the Postgres URL that belong to other libraries have no effect here"
-            );
-        }
-        if !self.numbers.is_empty() {
-            let numbers: Vec<String> = self.numbers.iter().map(usize::to_string).collect();
-            tracing::warn!(
-                numbers = numbers.join(", "),
-                "parameters of the Postgres URL are unknown and have no effect; they are counted from 1 and not \
-                 named, because a name could be part of a password"
-            );
-        }
     }
 }
 

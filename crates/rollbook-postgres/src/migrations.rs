@@ -30,7 +30,8 @@ pub(crate) async fn examine(settings: &PostgresSettings) -> Result<Pending, Stor
     let (database, schema) = open(settings)?;
     let state = match database.run(&Ask { schema: &schema }).await {
         Ok(state) => state,
-        Err(fault) => return Err(rights::with_grants(&database, settings, fault).await.into()),
+        // To read takes a worker's rights; only a migration needs the owner's.
+        Err(fault) => return Err(crate::rights::with_grants(&database, &schema, fault).await.into()),
     };
     let newer = state.newer();
     Ok(match state.pending(database.address(), &schema) {

@@ -29,8 +29,10 @@ pub(crate) struct Parameters {
     pub(crate) writable: bool,
     /// Whether a pooler is in front of the server: no statement may stay prepared.
     pub(crate) pooled: bool,
-    /// Maximum open connections.
-    pub(crate) connections_max: Option<u32>,
+    /// Whether it says that there is none.
+    pub(crate) declares_no_pooler: bool,
+    /// Names of parameters with a value that is not known here.
+    pub(crate) wrong_values: Vec<&'static str>,
     /// Names of ignored parameters of other libraries.
     pub(crate) ignored: Vec<&'static str>,
     /// Positions, from one, of unknown parameters.
@@ -40,8 +42,10 @@ pub(crate) struct Parameters {
 }
 
 /// Ignored parameters: Rollbook has a setting of its own for each, or does the same anyway.
-const HARMLESS: [&str; 39] = [
+const HARMLESS: [&str; 40] = [
     "connect_timeout",
+    // Prisma's limit for each of its clients; Rollbook's is database_connections_max.
+    "connection_limit",
     "pool_timeout",
     "pool_size",
     "pool_mode",
@@ -146,29 +150,13 @@ const UNPREPARED: [(&str, &[&str]); 9] = [
     ("default_query_exec_mode", &["simple_protocol", "exec"]),
 ];
 
+/// Values of `pgbouncer` that say that no pooler is there.
+const NO_POOLER: [&str; 3] = ["false", "0", "no"];
+
 /// Parts of an unknown name that show that the parameter is about TLS or identity.
 const ABOUT_TLS: [&str; 8] = ["ssl", "tls", "secur", "encrypt", "cert", "verif", "trust", "auth"];
 
 const TARGETS: [&str; 3] = ["any", "read-write", "primary"];
-
-/// Minimum connections of a worker: its lane holds one, and the health check needs another.
-const CONNECTIONS_MIN: u32 = 2;
-
-/// Says what to do about a `connection_limit` below the setting.
-pub(crate) fn too_few_connections(theirs: u32, ours: u32) -> String {
-    let what =
-        format!("connection_limit in the Postgres URL is {theirs}, and database_connections_max is {ours}");
-    match theirs {
-        0..CONNECTIONS_MIN => format!(
-            "{what}; Rollbook needs at least {CONNECTIONS_MIN}, one for a lane and one for the rest. Leave connection_limit \
-             out of Rollbook's URL: there it is Prisma's limit for each function, and database_connections_max is Rollbook's"
-        ),
-        _ => format!(
-            "{what}: leave connection_limit out, or set database_connections_max to {theirs} and lanes to at most {}",
-            theirs - 1
-        ),
-    }
-}
 
 impl Parameters {
     /// Parses the parameters of a URL.
@@ -227,11 +215,6 @@ impl Parameters {
                 }
                 self.writable = value != "any";
             }
-            "connection_limit" => {
-                let limit = value.parse().ok().filter(|limit| *limit > 0);
-                let wrong = "connection_limit in the Postgres URL is not a whole number from 1: leave it out";
-                self.connections_max = Some(limit.ok_or(wrong)?);
-            }
             _ if name == "options" || (name.starts_with("options[") && name.ends_with(']')) => {
                 self.options.push((name.to_owned(), value.replace('+', " ")));
             }
@@ -250,7 +233,15 @@ impl Parameters {
         }
         if let Some((name, values)) = UNPREPARED.into_iter().find(|(known, _)| *known == name) {
             self.pooled |= values.contains(&value);
-            self.ignored.extend((!values.contains(&value)).then_some(name));
+            match (values.contains(&value), name) {
+                (true, _) => {}
+                (false, "pgbouncer") if NO_POOLER.contains(&value) => {
+                    self.declares_no_pooler = true;
+                    self.ignored.push(name);
+                }
+                (false, "pgbouncer") => self.wrong_values.push(name),
+                (false, _) => self.ignored.push(name),
+            }
             return Ok(());
         }
         if let Some((name, _, fix)) =

@@ -66,7 +66,9 @@ async fn connect_unboxed(
         .set_response_timeout(Some(answer_timeout));
     if let Form::Sentinel(service) = &address.form {
         let mut client = sentinels(address, service)?.build()?;
-        return client.get_async_connection_with_config(&config).await.map(owned);
+        let connection = client.get_async_connection_with_config(&config).await?;
+        address.met();
+        return Ok(owned(connection));
     }
     let (host, port) = node.unwrap_or(&address.hosts[0]);
     let info = address.login(address.host(host, *port))?;
@@ -76,6 +78,7 @@ async fn connect_unboxed(
     }
     let connecting = async {
         let stream = tls::connect(host, *port, &address.trust, &tcp()).await?;
+        address.met();
         MultiplexedConnection::new_with_config(info.redis_settings(), stream, config).await
     };
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);

@@ -13,11 +13,18 @@ use crate::tls::UNTRUSTED;
 /// Source of an error: its description, and the prefix of the queue's keys there.
 pub(crate) trait Location: Display {
     fn key_prefix(&self) -> &str;
+
+    /// Returns whether connections are encrypted.
+    fn is_encrypted(&self) -> bool;
 }
 
 impl Location for Address {
     fn key_prefix(&self) -> &str {
         &self.key_prefix
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.tls
     }
 }
 
@@ -105,6 +112,12 @@ fn message(error: &RedisError, code: &str, address: &impl Location) -> String {
         }
         "" if error.kind() == ErrorKind::AuthenticationFailed => {
             return "user or password is wrong: see the URL".to_owned();
+        }
+        "" if error.kind() == ErrorKind::Io && error.is_connection_dropped() && !address.is_encrypted() => {
+            return format!(
+                "{error}: check that the server is running and that the address is right; if this port takes TLS only, write \
+                 rediss:// in the URL"
+            );
         }
         "" if error.kind() == ErrorKind::Io => {
             return format!("{error}: check that the server is running and that the address is right");

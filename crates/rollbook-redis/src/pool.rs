@@ -128,6 +128,10 @@ impl Location for Connector {
     fn key_prefix(&self) -> &str {
         &self.address.key_prefix
     }
+
+    fn is_encrypted(&self) -> bool {
+        self.address.tls
+    }
 }
 
 impl Server {

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use rollbook_core::backend::{Backend, Pending, Stopped};
+use rollbook_core::backend::{Backend, Pending, PendingError, Stopped};
 
 use crate::feed::Feed;
 use crate::migrations::{Schema, apply_migrations_until, newer_migrations, pending_migrations};
@@ -42,7 +42,7 @@ impl Backend for SqliteFile {
         format!("SQLite {}, WAL, synchronous=FULL", self.path.display())
     }
 
-    async fn pending(&self) -> Result<Pending, String> {
+    async fn pending(&self) -> Result<Pending, PendingError> {
         let names = pending_migrations(&self.path, self.schema).map_err(|why| self.error(&why))?;
         let newer = newer_migrations(&self.path, self.schema).map_err(|why| self.error(&why))?;
         Ok(Pending { names, refusal: None, newer })

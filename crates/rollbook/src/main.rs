@@ -35,6 +35,7 @@ mod startup_ports;
 mod store_check;
 mod supervisor;
 mod systemd;
+mod url_notes;
 mod wire;
 mod worker_calls;
 

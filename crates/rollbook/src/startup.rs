@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::faces::Faces;
 use crate::links::Links;
 use crate::stage::Stage;
+use crate::url_notes;
 use crate::wire::{self, Component, Migrations, Ownership, Queue};
 
 /// Maximum wait of the start for a server's answer. An orchestrator must not consider the process hung.
@@ -99,6 +100,9 @@ async fn open_all(
     // The files exist by now. A wrong URL is found before any connection.
     let queue = faults.take(wire::open_queue(config, clock.clone()));
     let store = if faces.worker { faults.take(wire::open_store(config, clock)) } else { None };
+    if faces.worker {
+        url_notes::log(config);
+    }
     let mut all_answered = true;
     for part in needed.iter().filter(|part| !is_file(part)) {
         let answered = migrate_or_check(config, faces, migrate, *part, start).await;
@@ -192,7 +196,10 @@ async fn migrate_or_check(
         .stop
         .run_until_cancelled(tokio::time::timeout(ANSWER_TIMEOUT, wire::pending_migrations(config, part)))
         .await
-        .unwrap_or(Ok(Err("stopped".to_owned())))
+        .map_or_else(
+            || Ok(Err("stopped".to_owned())),
+            |answer| answer.map(|asked| asked.map_err(|error| error.to_string())),
+        )
         .unwrap_or_else(|_| Err(no_answer(&wire::describe(config, part))));
     if let Ok(Migrations { refusal: Some(refusal), .. }) = &asked {
         bail!(refusal.clone());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rollbook_clerk::{ApiUrl, ClerkSettings, SecretKey};
 pub(crate) use rollbook_clerk::{CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, ClerkApi, Observer};
+pub(crate) use rollbook_core::backend::PendingError;
 use rollbook_core::backend::{Backend, Pending};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::queue::{Consumer, Producer, QueueAdmin};
@@ -16,6 +17,7 @@ use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::{FullStore, RetentionChoices};
 use rollbook_core::time::Clock;
+pub(crate) use rollbook_postgres::Ignored;
 use rollbook_postgres::{PostgresSettings, PostgresStore};
 use rollbook_reconciler::{Ports, Reconciler};
 use rollbook_redis::{ClockSource, Owner, RedisQueue, RedisSettings};
@@ -26,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{About, Config, Place, Problems, ServerUrl, Settings};
 
+/// Fix for a pooler that no setting names.
+pub(crate) const POOLER_FIX: &str = PostgresSettings::POOLER_FIX;
 /// Share of the drain timeout that the receiver has; the rest is for the worker to release its leases.
 const RECEIVER_DRAIN_PERCENT: u32 = 80;
 
@@ -329,7 +333,7 @@ pub(crate) struct Migrations {
 ///
 /// # Errors
 /// The migrations can't be read; the error names the place. A server may be unreachable, a file unreadable.
-pub(crate) async fn pending_migrations(config: &Config, part: Component) -> Result<Migrations, String> {
+pub(crate) async fn pending_migrations(config: &Config, part: Component) -> Result<Migrations, PendingError> {
     Ok(migrations(config, part, backend(config, part).pending().await?))
 }
 
@@ -363,9 +367,9 @@ pub(crate) async fn full_coverage(config: &Config) -> Option<FullCoverage> {
     RedisQueue::new(redis(config, url), ClockSource::Server).ok()?.full_coverage().await
 }
 
-/// Returns the sign that the store's URL leads to a pooler that no setting names, with the fix.
-pub(crate) fn pooler_sign(config: &Config) -> Option<(&'static str, &'static str)> {
-    postgres(config, config.places.store.server()?).pooler_sign()
+/// Returns what the store's URL has that has no effect; `None` for a file.
+pub(crate) fn ignored(config: &Config) -> Option<Ignored> {
+    Some(postgres(config, config.places.store.server()?).ignored())
 }
 
 fn migrations(config: &Config, part: Component, pending: Pending) -> Migrations {

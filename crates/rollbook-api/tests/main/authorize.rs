@@ -89,6 +89,15 @@ async fn an_impersonated_session_is_let_in_unless_the_question_refuses_it() {
 }
 
 #[tokio::test]
+async fn a_condition_that_is_not_known_is_refused_with_all_that_are() {
+    let server = Server::start(Engine::Memory).await;
+    let answer = server.get("/v1/authorize?perm=x", &[&server.bearer("user_1")]).await;
+    let detail = answer.json()["detail"].to_string();
+    let all = "the parameters are permission, role, organization, impersonation";
+    assert!(answer.status == 400 && detail.contains("perm: ") && detail.contains(all), "{detail}");
+}
+
+#[tokio::test]
 async fn a_session_without_an_organization_has_all_headers_and_three_are_empty() {
     let server = Server::start(Engine::Memory).await;
     let answer = server.get("/v1/authorize", &[&server.bearer("user_1")]).await;

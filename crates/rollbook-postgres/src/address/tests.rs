@@ -70,7 +70,6 @@ fn a_text_that_is_not_a_url_of_postgres_is_refused_without_repeating_it() {
         "postgres://h/x?ssl=ImASecret",
         "postgres://h/x?port=ImASecret",
         "postgres://h/x?hostaddr=ImASecret",
-        "postgres://h/x?connection_limit=ImASecret",
         "postgres://h/x?password=a&ImASecret_ssl=1",
         "postgres://h/x?ImASecret=1&ImASecret=2",
     ] {
@@ -95,12 +94,9 @@ fn a_password_with_raw_special_characters_is_read_or_refused_with_the_way_to_wri
 #[test]
 fn parameters_of_other_libraries_are_left_out_and_named_and_unknown_ones_only_numbered() {
     let url = "postgres://me@h/x?schema=public&pool_timeout=10&supa=base-pooler.x&sslmode=require";
-    assert_eq!(
-        ignored(url),
-        Ignored { names: vec!["schema", "pool_timeout", "supa"], numbers: vec![], pooler: None }
-    );
+    assert_eq!(ignored(url), Ignored { names: vec!["schema", "pool_timeout", "supa"], ..Ignored::default() });
     let url = "postgres://me@h/x?sslmode=require&password=a&ImASecret=1";
-    assert_eq!(ignored(url), Ignored { names: vec![], numbers: vec![3], pooler: None });
+    assert_eq!(ignored(url), Ignored { numbers: vec![3], ..Ignored::default() });
 }
 
 #[test]
@@ -265,12 +261,28 @@ fn a_host_or_port_of_a_pooler_is_a_sign_unless_the_url_or_a_setting_says_what_th
 }
 
 #[test]
-fn a_limit_of_connections_for_the_clients_of_a_pooler_is_left_out_and_named() {
-    // As Prisma's documentation writes it for functions.
-    let (address, ignored) = Address::of(&settings("pgbouncer=true&connection_limit=1")).expect("it is read");
-    assert!(address.pooled && ignored.names.contains(&"connection_limit"), "{ignored:?}");
-    let declared = PostgresSettings { pgbouncer: true, ..settings("connection_limit=1") };
-    assert!(Address::of(&declared).is_ok_and(|(address, _)| address.pooled));
+fn a_limit_of_connections_for_other_clients_is_left_out_and_named_with_a_pooler_and_without() {
+    // As Prisma's documentation and its templates write it.
+    for (query, pooled) in [
+        ("pgbouncer=true&connection_limit=1", true),
+        ("schema=public&connection_limit=1&pool_timeout=10", false),
+        ("connection_limit=100", false),
+        ("connection_limit=none", false),
+    ] {
+        let (address, ignored) = Address::of(&settings(query)).expect(query);
+        assert!(address.pooled == pooled && ignored.names.contains(&"connection_limit"), "{ignored:?}");
+        let declared = PostgresSettings { pgbouncer: true, ..settings(query) };
+        assert!(Address::of(&declared).is_ok_and(|(address, _)| address.pooled), "{query}");
+    }
+}
+
+#[test]
+fn a_value_of_pgbouncer_that_is_not_known_says_nothing_and_is_named() {
+    let pooler = "postgres://me@ep-cool-1-pooler.eu-central-1.aws.neon.tech/x?pgbouncer=";
+    for (value, wrong) in [("maybe", true), ("", true), ("false", false), ("no", false), ("true", false)] {
+        let found = ignored(&format!("{pooler}{value}"));
+        assert_eq!((found.wrong_values.is_empty(), found.pooler.is_some()), (!wrong, wrong), "{value}");
+    }
 }
 
 fn settings(query: &str) -> PostgresSettings {
@@ -286,44 +298,16 @@ fn settings(query: &str) -> PostgresSettings {
 }
 
 #[test]
-fn the_fix_for_a_limit_of_connections_can_be_applied() {
-    for limit in 1..8 {
-        let text = Address::of(&settings(&format!("connection_limit={limit}"))).err().expect("fewer");
-        let may_follow = text.contains(&format!("set database_connections_max to {limit} and lanes"));
-        assert_eq!(may_follow, limit >= 2, "one lane and one more connection are the least: {text}");
-        assert!(text.to_lowercase().contains("leave connection_limit out"), "{text}");
-        let followed =
-            PostgresSettings { connections_max: limit, ..settings(&format!("connection_limit={limit}")) };
-        assert!(Address::of(&followed).is_ok(), "{limit}");
-    }
-    assert!(Address::of(&settings("schema=public")).is_ok(), "it can always be left out");
-}
-
-#[test]
 fn all_that_is_wrong_with_the_parameters_and_their_files_is_named_at_once() {
-    let query = "sslmode=maybe&target_session_attrs=standby&hostaddr=here&connection_limit=x&service=s";
+    let query = "sslmode=maybe&target_session_attrs=standby&hostaddr=here&service=s";
     let text = refusal(&format!("postgres://me@h/x?{query}"));
-    for part in ["sslmode", "target_session_attrs", "hostaddr", "connection_limit", "service"] {
+    for part in ["sslmode", "target_session_attrs", "hostaddr", "service"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let query = "connection_limit=1&sslmode=verify-full&sslrootcert=/no/ca&sslcert=/no/cert&sslkey=/no/key";
+    let query = "sslmode=verify-full&sslrootcert=/no/ca&sslcert=/no/cert&sslkey=/no/key";
     let text = Address::of(&settings(query)).err().expect("refused");
-    for part in ["connection_limit", "sslrootcert", "sslcert", "sslkey"] {
+    for part in ["sslrootcert", "sslcert", "sslkey"] {
         assert!(text.contains(part), "{part}: {text}");
-    }
-}
-
-#[test]
-fn fewer_connections_than_are_set_are_a_contradiction_and_as_many_are_not() {
-    for query in ["connection_limit=8", "connection_limit=100"] {
-        assert!(Address::of(&settings(query)).is_ok(), "{query}");
-    }
-    let text = Address::of(&settings("connection_limit=7")).err().expect("fewer");
-    for word in ["connection_limit", "set database_connections_max to 7 and lanes to at most 6", "is 8"] {
-        assert!(text.contains(word), "{text}");
-    }
-    for limit in ["0", "-1", "x", ""] {
-        assert!(refusal(&format!("postgres://me@h/x?connection_limit={limit}")).contains("connection_limit"));
     }
 }
 

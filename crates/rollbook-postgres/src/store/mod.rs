@@ -53,7 +53,6 @@ use rollbook_core::store::{
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
-use sqlx::Row as _;
 use tokio::sync::Notify;
 
 use self::apply::{Apply, Done};
@@ -61,7 +60,7 @@ use self::attempt::Steps;
 use self::bell::Bell;
 use self::parents::{Ids, Repair};
 use self::pending::{List, Note};
-use self::read::{Forbidden, entry, view};
+use self::read::{Names, entry, view};
 use self::recheck::{Candidates, Recheck};
 use self::rehearse::Rehearse;
 use self::sequence::Noted;
@@ -70,9 +69,9 @@ use crate::address::Address;
 use crate::fault::Fault;
 use crate::migrations::state::Guard;
 use crate::migrations::{self, Ask};
+use crate::rights;
 use crate::settings::PostgresSettings;
 use crate::transaction::Database;
-use crate::types::Sql;
 
 /// A store in a schema of a Postgres database.
 pub struct PostgresStore {
@@ -105,8 +104,7 @@ impl PostgresStore {
     /// # Errors
     /// The URL or the schema's name is invalid.
     pub fn new(settings: PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let (address, ignored) = Address::of(&settings).map_err(StoreError::Deployment)?;
-        address.link().log_once(ignored);
+        let (address, _) = Address::of(&settings).map_err(StoreError::Deployment)?;
         let schema = migrations::schema(&settings.schema)?;
         let (statements, access) = (Statements::new(&schema), access::Statements::new(&schema));
         let guard = Guard::new(address.clone(), &schema);
@@ -141,18 +139,18 @@ impl PostgresStore {
         Steps { database: &self.database, statement_timeout: self.statement_timeout }
     }
 
-    /// Returns an error with the tables for which this SELECT finds that the role lacks rights.
-    async fn check_rights(&self, forbidden: &Sql) -> Result<(), StoreError> {
+    /// Returns an error with the statements that grant the rights that this SELECT finds missing.
+    async fn check_rights(&self, forbidden: &str) -> Result<(), StoreError> {
         let (address, schema) = (self.database.address(), &self.schema);
-        let forbidden = self.database.run(&Forbidden { sql: forbidden }).await?;
-        if forbidden.is_empty() {
+        let lacking = self.database.run(&rights::Ask { sql: forbidden }).await?;
+        if lacking.is_empty() {
             return Ok(());
         }
         Err(Fault::Deployment(format!(
-            "{address}: user {} lacks rights in schema {schema}; grant what is missing on {} (ops/postgres/roles.sh does; \
-             it may be run again)",
+            "{address}: user {} lacks rights in schema {schema}. Fix, as the owner of the tables or a superuser: {} ({})",
             address.user(),
-            forbidden.join(", ")
+            rights::grants(&lacking),
+            rights::SCRIPT,
         ))
         .into())
     }
@@ -253,7 +251,10 @@ impl Store for PostgresStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         let (address, schema) = (self.database.address(), &self.schema);
-        let state = self.database.run(&Ask { schema }).await?;
+        let state = match self.database.run(&Ask { schema }).await {
+            Ok(state) => state,
+            Err(fault) => return Err(rights::with_grants(&self.database, schema, fault).await.into()),
+        };
         if let Some(name) = state.pending(address, schema).map_err(Fault::from)?.first() {
             return Err(
                 Fault::Deployment(format!("migration {name} is pending; run: rollbook migrate")).into()
@@ -269,7 +270,7 @@ impl Store for PostgresStore {
     }
 
     async fn unpinned_triggers(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.database.select(&self.statements.unpinned, None, None, |row| row.try_get(0)).await?)
+        Ok(self.database.run(&Names { sql: &self.statements.unpinned }).await?)
     }
 }
 
@@ -349,6 +350,6 @@ impl Erasure for PostgresStore {
     }
 
     async fn hidden_tables(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.database.select(&self.statements.hidden, None, None, |row| row.try_get(0)).await?)
+        Ok(self.database.run(&Names { sql: &self.statements.hidden }).await?)
     }
 }

@@ -6,11 +6,11 @@ use rollbook_core::store::{LedgerEntry, RowView};
 use rollbook_core::table_layout::columns;
 use serde_json::{Map, Value};
 use sqlx::Row as _;
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::PgRow;
 
 use crate::fault::Unreadable;
 use crate::transaction::{Session, Work};
-use crate::types::{Read, Sql, Time};
+use crate::types::{Read, Time};
 
 /// Reads a row as an application sees it.
 pub(super) fn view(resource: &'static Resource, row: &PgRow) -> sqlx::Result<RowView> {
@@ -69,18 +69,17 @@ pub(super) fn entry(row: &PgRow) -> sqlx::Result<LedgerEntry> {
     })
 }
 
-/// Lists tables for which the role lacks a right.
-pub(super) struct Forbidden<'a> {
-    pub(super) sql: &'a Sql,
+/// Reads the names that a SELECT without values returns. It is not prepared: at a pooler that no setting names, a prepared
+/// statement may be another client's, and its rows would be shown as names.
+pub(super) struct Names<'a> {
+    pub(super) sql: &'a str,
 }
 
-impl Work for Forbidden<'_> {
+impl Work for Names<'_> {
     type Output = Vec<String>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
-        session.must_be_writable().await?;
-        let rows = session.fetch(self.sql, PgArguments::default()).await?;
-        rows.iter().map(|row| row.try_get(0)).collect()
+        session.ask(self.sql).await?.iter().map(|row| row.try_get(0)).collect()
     }
 }
 

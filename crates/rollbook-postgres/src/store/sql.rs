@@ -11,6 +11,7 @@ use super::dependents::Dependents;
 use super::pending;
 use super::read;
 use crate::migrations::feed::PREFIX;
+use crate::rights;
 use crate::types::Sql;
 
 /// Columns of a row's [`rollbook_core::merge::SubjectState`], and its revision.
@@ -22,19 +23,6 @@ const STATE: [(&str, &str); 6] = [
     ("version_floor", "int8"),
     ("version_revision", "int8"),
 ];
-
-/// Tables of the worker that are not in the catalog. They lose rows again, like those of [`RECORDS`].
-const OWN: [&str; 5] = ["deliveries", "rollbook_cascades", "changes_pending", "changes", "changes_state"];
-
-/// Rights on a table that keeps its rows, and on one that loses rows again.
-const WRITES: &str = "SELECT, INSERT, UPDATE";
-const DELETES: &str = "SELECT, INSERT, UPDATE, DELETE";
-
-/// Tables of the reconciler. A worker applies deliveries without them.
-const RECORDS: [&str; 4] = ["reconcile_runs", "reconcile_held", "reconcile_locks", "reconcile_walks"];
-
-/// Tables of the forwarder. A worker applies deliveries without them.
-const FORWARDS: [&str; 2] = ["forwards", "forward_changes"];
 
 /// Statements of one table.
 pub(super) struct Table {
@@ -101,16 +89,16 @@ pub(super) struct Statements {
     pub(super) about: Sql,
     /// Oldest ledger entries before a timestamp: (timestamp, `applied_at` to start from, svix-ids to leave out, limit).
     pub(super) old_entries: Sql,
-    /// Rollbook's tables for which the role lacks a needed right, with the needed rights.
-    pub(super) forbidden: Sql,
+    /// Rights on Rollbook's tables that the role needs and lacks.
+    pub(super) forbidden: String,
     /// The same for the tables of the reconciler.
-    pub(super) forbidden_records: Sql,
+    pub(super) forbidden_records: String,
     /// The same for the tables of the forwarder.
-    pub(super) forbidden_forwards: Sql,
+    pub(super) forbidden_forwards: String,
     /// Finds tables with row-level policies that may hide rows from this role.
-    pub(super) hidden: Sql,
+    pub(super) hidden: String,
     /// Functions of triggers without a search path of their own.
-    pub(super) unpinned: Sql,
+    pub(super) unpinned: String,
 }
 
 /// Condition of a row, `stored`, that was erased and still has content. For all other rows only the hash is compared.
@@ -198,14 +186,11 @@ impl Statements {
                    ORDER BY applied_at LIMIT $4"#
             )
             .into(),
-            forbidden: forbidden(
-                schema,
-                RESOURCES.iter().map(|of| (of.table, WRITES)).chain(OWN.map(|table| (table, DELETES))),
-            ),
-            forbidden_records: forbidden(schema, RECORDS.map(|table| (table, DELETES)).into_iter()),
-            forbidden_forwards: forbidden(schema, FORWARDS.map(|table| (table, DELETES)).into_iter()),
-            hidden: read::hidden(schema).into(),
-            unpinned: read::unpinned(schema).into(),
+            forbidden: rights::missing(schema, &rights::of_a_worker()),
+            forbidden_records: rights::missing(schema, &rights::of_records()),
+            forbidden_forwards: rights::missing(schema, &rights::of_forwards()),
+            hidden: read::hidden(schema),
+            unpinned: read::unpinned(schema),
         }
     }
 
@@ -250,18 +235,6 @@ pub(super) fn rows_where(schema: &str, resource: &'static Resource, column: &str
         r#"SELECT {shown} FROM "{schema}".{table} WHERE {column} = $1 ORDER BY id COLLATE "C" LIMIT $2"#
     );
     Some(sql.into())
-}
-
-/// Returns the SELECT of those of the tables for which the role lacks one of the rights.
-fn forbidden(schema: &str, tables: impl Iterator<Item = (&'static str, &'static str)>) -> Sql {
-    let parts = tables.map(|(table, rights)| {
-        let may = rights
-            .split(", ")
-            .map(|right| format!(r#"has_table_privilege('"{schema}".{table}', '{right}')"#));
-        let may = may.collect::<Vec<_>>().join(" AND ");
-        format!("SELECT '{table} ({rights})' WHERE NOT ({may})")
-    });
-    parts.collect::<Vec<_>>().join(" UNION ALL ").into()
 }
 
 impl Table {

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rollbook_core::backend::Backend as _;
 use rollbook_core::catalog::USERS;
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{Ledger as _, Rows as _, Store as _, StoreError};
+use rollbook_core::store::{Erasure as _, Ledger as _, Rows as _, Store as _, StoreError};
 use rollbook_postgres::{PostgresSettings, apply_migrations, pending_migrations};
 use rollbook_testkit::process::until;
 use rollbook_testkit::servers::pgbouncer::PgBouncer;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinSet;
 
 use crate::migrations::ALL;
@@ -68,6 +70,27 @@ async fn a_url_as_prisma_writes_it_for_a_pooler_is_enough() {
             assert!(store.get(&USERS, "user_0").await.expect("the store reads a row").is_some());
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_of_another_client_of_a_pooler_that_is_not_named_are_never_read_as_missing_rights() {
+    let world = World::new().await;
+    let bouncer = PgBouncer::start(world.server).await;
+    let url = bouncer.url(&world.database);
+    let store = open(&settings(url.clone()));
+    assert_eq!(store.ping().await, Ok(()));
+    // Another program that uses the same session of the server, and names its statements as this driver does.
+    // PgBouncer refuses the driver's other settings of a session.
+    let other: PgConnectOptions = url.parse().expect("a URL");
+    let mut other = other.extra_float_digits(None).connect().await.expect("a connection");
+    let theirs = |number| {
+        format!("PREPARE sqlx_s_{number} AS SELECT 'mirror_2.users'::text, 'DELETE'::text, 'me'::text;")
+    };
+    let theirs = format!("DEALLOCATE ALL; {}", (1..=5).map(theirs).collect::<String>());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(theirs)).execute(&mut other).await.expect("prepared");
+    assert_eq!(store.ping().await, Ok(()));
+    assert_eq!(store.hidden_tables().await, Ok(Vec::new()));
+    assert_eq!(store.unpinned_triggers().await, Ok(Vec::new()));
 }
 
 #[tokio::test]

@@ -149,11 +149,14 @@ async fn ping_names_the_tables_for_which_a_role_lacks_rights() {
         .await;
     let reader = open(&world.with_user(&role, "ImAPassword"));
     let lacking = RESOURCES.iter().map(|resource| resource.table).filter(|table| *table != "users");
-    let lacking = lacking.map(|table| format!("{table} (SELECT, INSERT, UPDATE)"));
+    let lacking: Vec<_> = lacking.map(|table| format!("mirror_2.{table}")).collect();
     let ours = ["deliveries", "rollbook_cascades", "changes_pending", "changes", "changes_state"];
-    let lacking = lacking.chain(ours.map(|table| format!("{table} (SELECT, INSERT, UPDATE, DELETE)")));
-    let lacking = lacking.collect::<Vec<_>>().join(", ");
-    let missing = format!("lacks rights in schema mirror_2; grant what is missing on {lacking}");
+    let missing = format!(
+        "lacks rights in schema mirror_2. Fix, as the owner of the tables or a superuser: GRANT INSERT, UPDATE ON {} TO \
+         {role}; GRANT INSERT, UPDATE, DELETE ON {} TO {role} (",
+        lacking.join(", "),
+        ours.map(|table| format!("mirror_2.{table}")).join(", "),
+    );
     assert_deployment(reader.ping().await, &[&missing, &role]);
     let refused = reader.apply_many(&[user_change("user_1", 0)]).await;
     assert_deployment(refused, &[&missing, &role]);
@@ -180,13 +183,37 @@ async fn a_worker_without_rights_on_the_records_of_runs_applies_deliveries_and_t
     assert_eq!(store.ping().await, Ok(()));
     assert_eq!(store.rehearse().await, Ok(true));
     assert!(store.apply_many(&[user_change("user_1", 0)]).await.is_ok());
-    let missing = tables.map(|table| format!("{table} (SELECT, INSERT, UPDATE, DELETE)")).join(", ");
-    let missing =
-        format!("grant what is missing on {missing} (ops/postgres/roles.sh does; it may be run again)");
-    assert_deployment(store.check_records().await, &[&missing]);
+    let missing = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {listed} TO worker_{database} (");
+    assert_deployment(store.check_records().await, &[&missing, "ops/postgres/roles.sh"]);
     world.psql(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {listed} TO worker_{database}")).await;
     world.psql(&format!("REVOKE UPDATE ON {schema}.reconcile_walks FROM worker_{database}")).await;
-    assert_deployment(store.check_records().await, &["grant what is missing on reconcile_walks (SELECT"]);
+    assert_deployment(store.check_records().await, &[": GRANT UPDATE ON mirror_2.reconcile_walks TO"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_may_not_use_the_schema_reads_which_of_a_workers_rights_are_missing() {
+    let (world, _) = World::with_roles().await;
+    let (role, schema) = (format!("worker_{}", world.database), &world.settings.schema);
+    let store = open(&world.settings);
+    let usage = format!("GRANT USAGE ON SCHEMA {schema} TO {role}");
+    let all = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}");
+    let deletes = format!("GRANT DELETE ON {schema}.deliveries TO {role}");
+    for (revoke, grants) in [
+        (format!("REVOKE DELETE ON {schema}.deliveries FROM {role}"), vec![&deletes]),
+        (format!("REVOKE USAGE ON SCHEMA {schema} FROM {role}"), vec![&usage, &deletes]),
+        (format!("REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role}"), vec![&usage, &all]),
+    ] {
+        world.psql(&revoke).await;
+        let grants = grants.iter().map(|grant| grant.as_str()).collect::<Vec<_>>().join("; ");
+        let fix =
+            format!(". Fix, as the owner of the tables or a superuser: {grants} (ops/postgres/roles.sh");
+        assert_deployment(store.ping().await, &[&role, &fix]);
+        if grants.contains("USAGE") {
+            assert_deployment(pending_migrations(&world.settings).await, &[&role, &fix]);
+        }
+    }
+    world.psql(&format!("{usage}; {all}")).await;
+    assert_eq!((store.ping().await, pending_migrations(&world.settings).await), (Ok(()), Ok(Vec::new())));
 }
 
 #[tokio::test]

@@ -262,7 +262,7 @@ impl Consumer for RedisQueue {
 #[async_trait]
 impl QueueAdmin for RedisQueue {
     fn protection(&self) -> Option<Protection> {
-        Some(self.servers.address().protection())
+        self.servers.address().protection()
     }
 
     async fn stats(&self) -> Result<QueueStats, QueueError> {

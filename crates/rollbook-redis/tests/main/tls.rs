@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rollbook_core::protection::Protection;
 use rollbook_core::queue::{QueueAdmin as _, QueueError};
 use rollbook_redis::{ClockSource, RedisQueue, RedisSettings};
 use rollbook_testkit::servers::certificates::Certificates;
@@ -174,4 +175,32 @@ async fn a_file_without_certificates_is_reported_by_name() {
         let Err(QueueError::Deployment(text)) = refused else { panic!("{name}: {refused:?}") };
         assert!(text.contains(&path.display().to_string()), "{text}");
     }
+}
+
+#[tokio::test]
+async fn the_protection_is_known_after_a_handshake_that_succeeded_and_names_a_pinned_certificate() {
+    let certificates = Certificates::new();
+    let (_server, port) = start_with_tls(&certificates).await;
+    let refused = open(trusting(Some(&Certificates::new().path("ca.crt")), port));
+    refusal(&refused).await;
+    assert_eq!(refused.protection(), None);
+    let ca_file = certificates.path("ca.crt");
+    for (settings, protection) in [
+        (trusting(Some(&ca_file), port), Protection::Verified),
+        (pinning(&[&certificates.fingerprint()], port), Protection::Pinned),
+    ] {
+        let queue = open(settings);
+        assert_eq!(queue.protection(), None, "before the first connection");
+        enqueue(&queue, &names(&format!("{protection:?}"), 0..1)).await;
+        assert_eq!(queue.protection(), Some(protection));
+    }
+}
+
+#[tokio::test]
+async fn clear_text_to_a_port_of_tls_names_the_scheme_for_tls() {
+    let (_server, port) = start_with_tls(&Certificates::new()).await;
+    let mut settings = trusting(None, port);
+    settings.url = settings.url.replacen("rediss://", "redis://", 1);
+    let error = open(settings).stats().await.expect_err("a port of TLS");
+    assert!(error.to_string().contains("write rediss:// in the URL"), "{error}");
 }

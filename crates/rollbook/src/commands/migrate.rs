@@ -10,6 +10,7 @@ use super::on_all_cores;
 use crate::cli::{Migrate, Output};
 use crate::config::Config;
 use crate::output::{harmless, print, print_json};
+use crate::url_notes;
 use crate::wire::{self, Component, Migrations};
 
 /// Applies migrations, or only reports them.
@@ -17,6 +18,7 @@ use crate::wire::{self, Component, Migrations};
 /// # Errors
 /// A migration fails; with `--check`, one is pending.
 pub(crate) fn run(config: &Config, arguments: &Migrate) -> anyhow::Result<()> {
+    url_notes::log(config);
     let verb = if arguments.check { "pending" } else { "applied" };
     let all = on_all_cores(each_part(config, arguments.check))?;
     match arguments.output {
@@ -39,7 +41,7 @@ async fn each_part(config: &Config, check: bool) -> anyhow::Result<Vec<Migration
     for part in Component::ALL {
         wire::check_server(config, part)?;
         let asked = if check {
-            wire::pending_migrations(config, part).await
+            wire::pending_migrations(config, part).await.map_err(|error| error.to_string())
         } else {
             wire::apply_migrations(config, part, &CancellationToken::new()).await
         };

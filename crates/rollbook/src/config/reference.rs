@@ -28,6 +28,7 @@ against it (`UPDATE=1 cargo test -p rollbook reference` writes it anew).
 - An unknown `ROLLBOOK_…` and an unknown key are refused, and so is an empty value. All problems are reported together,
   before a port is bound; exit code 2.
 - A duration is a whole number and `ms`, `s`, `m`, `h` or `d`. A size is a whole number of bytes, or of `KiB`, `MiB`, `GiB`.
+- `yes` may also be written `true`, `on` or `1`, and `no` as `false`, `off` or `0`.
 ";
 
 /// Returns the page.

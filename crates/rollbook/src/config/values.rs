@@ -181,12 +181,15 @@ pub(crate) fn choice<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result
     })
 }
 
+/// All words of a setting that is on or off.
+const YES_OR_NO: &str = "write yes or no (or true, on or 1; false, off or 0)";
+
 /// Parses `yes` or `no`, or what other programs write for them.
 pub(crate) fn yes_or_no(text: &str) -> Result<bool, Wrong> {
     match text.to_ascii_lowercase().as_str() {
         "yes" | "true" | "on" | "1" => Ok(true),
         "no" | "false" | "off" | "0" => Ok(false),
-        _ => Err(wrong(format!("{} is not known", quoted(text)), "write yes or no")),
+        _ => Err(wrong(format!("{} is not known", quoted(text)), YES_OR_NO)),
     }
 }
 

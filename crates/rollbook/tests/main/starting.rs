@@ -126,20 +126,17 @@ async fn all_that_is_wrong_with_a_configuration_is_said_at_once_before_a_port_is
         .without("CLERK_WEBHOOK_SIGNING_SECRET")
         .with("CLERK_WEBHOOK_SECRET", "whsec_ImASecret")
         .with("ROLLBOOK_QUEUE_URL", "redis://h:none")
-        .with("DATABASE_URL", "postgres://h/x?connection_limit=1")
+        .with("DATABASE_URL", "postgres://h/x?sslmode=maybe")
         .with("ROLLBOOK_LEASE_FOR", "4s");
     let text = refused(&urls, "serve");
-    for part in ["is not set (CLERK_WEBHOOK_SECRET is)", "queue_url (", "connection_limit", "lease_for ("] {
+    for part in ["is not set (CLERK_WEBHOOK_SECRET is)", "queue_url (", "sslmode", "lease_for ("] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!text.contains("ImASecret"), "{text}");
     let of_a_worker = refused(&urls, "work");
     assert!(!of_a_worker.contains("SIGNING_SECRET") && of_a_worker.contains("queue_url ("), "{of_a_worker}");
     let of_a_receiver = refused(&urls, "receive");
-    assert!(
-        !of_a_receiver.contains("connection_limit") && of_a_receiver.contains("queue_url ("),
-        "{of_a_receiver}"
-    );
+    assert!(!of_a_receiver.contains("sslmode") && of_a_receiver.contains("queue_url ("), "{of_a_receiver}");
     let values = Home::new(BINARY)
         .without("CLERK_WEBHOOK_SIGNING_SECRET")
         .with("ROLLBOOK_LANES", "0")

@@ -25,7 +25,12 @@ pub(super) async fn encryption(config: &Config, needs: &Needs, clock: &Arc<dyn C
 
 async fn protection(config: &Config, part: Component, clock: &Arc<dyn Clock>) -> Option<Protection> {
     match part {
-        Component::Queue => wire::open_queue(config, clock.clone()).ok()?.admin.protection(),
+        Component::Queue => {
+            let queue = wire::open_queue(config, clock.clone()).ok()?.admin;
+            // The handshake decides; an error of what follows it changes nothing.
+            let _ = in_time(queue.stats()).await;
+            queue.protection()
+        }
         Component::Store => {
             let store = wire::open_store(config, clock.clone()).ok()?;
             // Reading the health fails if a table is missing, but the connection is made by then.
@@ -38,7 +43,7 @@ async fn protection(config: &Config, part: Component, clock: &Arc<dyn Clock>) ->
 fn judge(part: Component, place: &str, found: Option<Protection>) -> Finding {
     let name = part.name();
     match found {
-        None => skipped(ENCRYPTION, format!("the {name} does not answer")),
+        None => skipped(ENCRYPTION, format!("there is no connection to the {name}: see the line {name}")),
         Some(Protection::Clear) => {
             let fix = match part {
                 Component::Queue => "rediss:// in its URL, and TLS on the server",
@@ -62,6 +67,7 @@ mod tests {
         assert!(judged.found.contains("not encrypted") && judged.found.contains("Postgres at h:1"));
         for (found, state) in [
             (Some(Protection::Verified), State::Ok),
+            (Some(Protection::Pinned), State::Ok),
             (Some(Protection::Unverified), State::Ok),
             (Some(Protection::Loopback), State::Ok),
             (None, State::Skipped),

@@ -117,6 +117,9 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
     findings.push(machine::open_files(config, needs));
     findings.extend(queue);
     findings.extend(store);
+    if needs.worker {
+        findings.extend(notices::url(config));
+    }
     findings.extend(encryption);
     findings.extend(clerk);
     findings.extend(api);

@@ -11,11 +11,13 @@ use super::finding::{Finding, Findings, ok, skipped, warning};
 use super::{ASK_TIMEOUT, WAITS_MAX, in_time};
 use crate::config::Config;
 use crate::startup::feed_differs;
-use crate::wire::{self, Component, FullCoverage};
+use crate::url_notes;
+use crate::wire::{self, Component, FullCoverage, Ignored, POOLER_FIX};
 
 const MIGRATIONS: &str = "migrations";
 const FULL_COVERAGE: &str = "full_coverage";
 const POLICIES: &str = "policies";
+const URL_PARAMETERS: &str = "url_parameters";
 const POOLER: &str = "pooler";
 const RIGHTS: &str = "rights";
 const TRIGGERS: &str = "triggers";
@@ -88,14 +90,26 @@ pub(super) fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding
     })
 }
 
-/// Warns of a pooler to which the URL of Postgres may lead, where no setting names it. Without such a sign, returns `None`.
-pub(super) fn pooler(config: &Config) -> Option<Finding> {
-    let (sign, fix) = wire::pooler_sign(config)?;
-    Some(warning(
-        POOLER,
-        format!("the URL of Postgres may lead to a pooler: {sign}"),
-        format!("if it pools transactions, {fix}"),
-    ))
+/// Reports what the URL of Postgres has that has no effect, and warns of a pooler to which it may lead, where no setting
+/// names it.
+pub(super) fn url(config: &Config) -> Findings {
+    let Some(Ignored { names, wrong_values, numbers, pooler }) = wire::ignored(config) else {
+        return Vec::new();
+    };
+    let pooler = pooler.map(|sign| {
+        warning(POOLER, url_notes::may_be_pooled(sign), format!("if it pools transactions, {POOLER_FIX}"))
+    });
+    let others = (!names.is_empty())
+        .then(|| ok(URL_PARAMETERS, format!("{}: {}", url_notes::OTHERS, names.join(", "))));
+    let wrong = (!wrong_values.is_empty()).then(|| {
+        let found = format!("{}: {}", url_notes::WRONG_VALUES, wrong_values.join(", "));
+        warning(URL_PARAMETERS, found, "write true or false, or leave it out")
+    });
+    let unknown = (!numbers.is_empty()).then(|| {
+        let found = format!("{}: {}", url_notes::UNKNOWN, url_notes::listed(&numbers));
+        warning(URL_PARAMETERS, found, "leave them out; in a password write & as %26")
+    });
+    pooler.into_iter().chain(others).chain(wrong).chain(unknown).collect()
 }
 
 /// Reports policies of the database that may hide rows; `None` if there are none.

@@ -15,7 +15,7 @@ use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::{ASK_TIMEOUT, Needs, forwards, in_time, no_answer, notices};
 use crate::config::{Config, Place};
 use crate::startup::{TRUSTED, UNVERIFIED, UNVERIFIED_FIX};
-use crate::wire::{self, Component, Migrations, Queue};
+use crate::wire::{self, Component, Migrations, PendingError, Queue};
 
 const DURABILITY: &str = "durability";
 /// Fix where the finding says itself what to do.
@@ -164,7 +164,6 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     let rights = notices::rights(config).await;
     std::iter::once(answered(config, asked).await)
         .chain(newer)
-        .chain(notices::pooler(config))
         .chain(left)
         .chain(feed)
         .chain(theirs)
@@ -229,7 +228,8 @@ async fn not_there(config: &Config, needs: &Needs, part: Component) -> Option<Fi
     if let Some(path) = part.place(config).file().filter(|path| !path.exists()) {
         return Some(missing(config, part, path, by_itself));
     }
-    let pending = match in_time(wire::pending_migrations(config, part)).await {
+    let asked = tokio::time::timeout(ASK_TIMEOUT, wire::pending_migrations(config, part)).await;
+    let pending = match asked.unwrap_or_else(|_| Err(no_answer().into())) {
         Ok(Migrations { refusal: Some(refusal), .. }) => {
             return Some(failed(
                 part.name(),
@@ -239,7 +239,9 @@ async fn not_there(config: &Config, needs: &Needs, part: Component) -> Option<Fi
         }
         Ok(pending) if pending.names.is_empty() => return None,
         Ok(pending) => pending,
-        Err(why) => return Some(failed(part.name(), why, fix(config, part))),
+        // The text says what to do: such as which rights to grant.
+        Err(PendingError::Manual(why)) => return Some(failed(part.name(), why, FOLLOW)),
+        Err(PendingError::Unavailable(why)) => return Some(failed(part.name(), why, fix(config, part))),
     };
     let found = format!("{} lacks migrations: {}", pending.place, pending.names.join(", "));
     Some(if by_itself {

@@ -60,6 +60,7 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
                 NothingKnown(format!("nothing is known of {}; nothing was erased", harmless(&id))).into()
             );
         }
+        check_confirmation(arguments)?;
         if arguments.dry_run || !arguments.yes {
             let plan = erasure.preview().await.context("nothing was erased");
             end_line();
@@ -119,14 +120,19 @@ fn check(config: &Config, arguments: &Erase) -> Result<(), Problems> {
             "omit it",
         ));
     }
-    if !arguments.dry_run && !arguments.yes && !io::stdin().is_terminal() {
-        return Err(Problems::one(
-            "--yes",
-            "is missing, and there is no terminal for the confirmation",
-            "read the plan of --dry-run first, then use --yes",
-        ));
-    }
     Ok(())
+}
+
+/// Refuses to erase without a confirmation where nobody can be asked for one.
+fn check_confirmation(arguments: &Erase) -> Result<(), Problems> {
+    if arguments.dry_run || arguments.yes || io::stdin().is_terminal() {
+        return Ok(());
+    }
+    Err(Problems::one(
+        "--yes",
+        "is missing, and there is no terminal for the confirmation",
+        "read the plan of --dry-run first, then use --yes",
+    ))
 }
 
 /// Returns whether the next line confirms.

@@ -3,6 +3,7 @@
 //! * `scrape` asks the processes and reads the answers; `view` computes what is shown; `text` formats it as a pure function.
 //! * A terminal gets a screen of its own, which is restored at the end, also after a signal. Anything else gets one snapshot.
 
+mod forwards;
 mod last_error;
 mod scrape;
 mod screen;

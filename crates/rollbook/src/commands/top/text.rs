@@ -8,6 +8,8 @@ use crate::output::{Style, columns_of, harmless};
 
 /// Width of the names before the values.
 const NAMES: usize = 14;
+/// Value of what no process knows now.
+const UNKNOWN: &str = "unknown: no process here gets an answer from the queue";
 const MIB: f64 = 1_048_576.0;
 
 /// Treatment of a line that is longer than the columns.
@@ -27,9 +29,7 @@ pub(super) fn lines(view: &View, style: Style, columns: usize, long: Long) -> Ve
     page.deliveries(view.deliveries.as_ref());
     page.applied(view.applied.as_ref());
     page.queue(view.queue.as_ref());
-    let dead = view.dead_letters.unwrap_or_default();
-    let fix = if dead > 0.0 { "  rollbook dead-letters summary" } else { "" };
-    page.line("dead letters", &format!("{}{fix}", number(dead)), Tone::of(dead > 0.0));
+    page.dead_letters(view.dead_letters);
     if let Some(pending) = view.changes_pending_seconds {
         let is_late = pending > 60.0;
         page.line(
@@ -37,6 +37,9 @@ pub(super) fn lines(view: &View, style: Style, columns: usize, long: Long) -> Ve
             &format!("oldest change without a position: {}", time(pending)),
             Tone::of(is_late),
         );
+    }
+    for forward in &view.forwards_failing {
+        page.line("forward", &forward.text(number), Tone::Attention);
     }
     page.empty();
     for process in &view.processes {
@@ -163,7 +166,7 @@ impl Page {
     }
 
     fn queue(&mut self, queue: Option<&Queue>) {
-        let Some(queue) = queue else { return };
+        let Some(queue) = queue else { return self.line("queue depth", UNKNOWN, Tone::Attention) };
         let limit = queue.depth_limit.map_or_else(String::new, |limit| format!(" of {}", number(limit)));
         let value = format!(
             "{}{limit}; {} leased, {} wait for a retry; oldest {}",
@@ -189,6 +192,12 @@ impl Page {
                 .map_or_else(String::new, |free| format!("; {} MiB free", number(free / MIB)));
             self.line("queue space", &format!("{:.0} % of {of}{free}", used * 100.0), Tone::of(used >= 0.8));
         }
+    }
+
+    fn dead_letters(&mut self, dead: Option<f64>) {
+        let Some(dead) = dead else { return self.line("dead letters", UNKNOWN, Tone::Attention) };
+        let fix = if dead > 0.0 { "  rollbook dead-letters summary" } else { "" };
+        self.line("dead letters", &format!("{}{fix}", number(dead)), Tone::of(dead > 0.0));
     }
 
     fn process(&mut self, process: &ProcessView) {
@@ -297,6 +306,7 @@ mod tests {
                 space: Some("disk"),
             }),
             dead_letters: Some(7.0),
+            forwards_failing: Vec::new(),
             changes_pending_seconds: Some(0.0),
             last_error: Some(LastError {
                 at: "2026-07-29T07:59:00.000Z".to_owned(),
@@ -327,6 +337,16 @@ mod tests {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\nin\n{text}");
         }
+    }
+
+    #[test]
+    fn a_queue_that_does_not_answer_has_no_figures() {
+        let view = View { queue: None, dead_letters: None, ..view() };
+        let text = lines(&view, Style::PLAIN, 120, Long::Cut).join("\n");
+        for line in ["queue depth   unknown: ", "dead letters  unknown: "] {
+            assert!(text.contains(line), "{line}\nin\n{text}");
+        }
+        assert!(!text.contains("12,480") && !text.contains("time to empty"), "{text}");
     }
 
     #[test]

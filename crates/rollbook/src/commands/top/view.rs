@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rollbook_core::time::Timestamp;
 use serde::Serialize;
 
+use super::forwards::{self, FailingForward};
 use super::last_error::LastError;
 use super::scrape::{Asked, Metrics, Sample, Scrape, label};
 
@@ -21,12 +22,14 @@ pub(super) struct View {
     pub(super) deliveries: Option<Deliveries>,
     /// Applied changes; null without a worker.
     pub(super) applied: Option<Applied>,
-    /// The queue; null if no process shows it.
+    /// The queue; null if no process shows it, or if it does not answer the processes.
     pub(super) queue: Option<Queue>,
-    /// Dead letters of the queue.
+    /// Dead letters of the queue; null as `queue` is.
     pub(super) dead_letters: Option<f64>,
     /// Age of the oldest change of the feed without a position.
     pub(super) changes_pending_seconds: Option<f64>,
+    /// Forwards that do not deliver everything.
+    pub(super) forwards_failing: Vec<FailingForward>,
     /// The last error that a process or a part of it had while this command ran.
     pub(super) last_error: Option<LastError>,
 }
@@ -106,6 +109,8 @@ impl View {
         let latest: &[Asked] = samples.back().map_or(&[], |sample| sample.answers.as_slice());
         let scrapes: Vec<&Scrape> = latest.iter().filter_map(|asked| asked.answer.as_ref().ok()).collect();
         let max = |name: &str| maximum(&scrapes, name);
+        let current = current(&scrapes);
+        let metrics: Vec<&Metrics> = scrapes.iter().map(|scrape| &scrape.metrics).collect();
         let has = |name: &str| scrapes.iter().any(|scrape| scrape.metrics.sum(name, |_| true).is_some());
         let at = now.to_string();
         Self {
@@ -113,14 +118,22 @@ impl View {
             processes: latest.iter().map(ProcessView::of).collect(),
             deliveries: has("rollbook_deliveries_total").then(|| rates.deliveries()),
             applied: has("rollbook_applied_total").then(|| rates.applied()),
-            queue: max("rollbook_queue_depth")
-                .map(|depth| Queue::of(depth, &scrapes, samples, rates.seconds)),
-            dead_letters: max("rollbook_dead_letters"),
+            queue: maximum(&current, "rollbook_queue_depth")
+                .map(|depth| Queue::of(depth, &current, samples, rates.seconds)),
+            dead_letters: maximum(&current, "rollbook_dead_letters"),
+            forwards_failing: forwards::failing(&metrics, |name| rates.failed_requests(name)),
             changes_pending_seconds: max("rollbook_changes_pending_seconds"),
             last_error: LastError::of(latest, &at, last_error.as_ref()).or(last_error),
             at,
         }
     }
+}
+
+/// Returns the answers of processes that the queue answers. The others show its last known state.
+fn current<'a>(scrapes: &[&'a Scrape]) -> Vec<&'a Scrape> {
+    let is_queue = |labels: &str| label(labels, "part") == Some("queue");
+    let answers = |scrape: &&&Scrape| scrape.metrics.sum("rollbook_up", is_queue) != Some(0.0);
+    scrapes.iter().filter(answers).copied().collect()
 }
 
 /// Returns the greatest value of a metric: every process shows the same queue.
@@ -156,7 +169,7 @@ impl Queue {
         let first = samples.iter().find_map(|sample| {
             let scrapes: Vec<&Scrape> =
                 sample.answers.iter().filter_map(|asked| asked.answer.as_ref().ok()).collect();
-            maximum(&scrapes, "rollbook_queue_depth")
+            maximum(&current(&scrapes), "rollbook_queue_depth")
         });
         let change = if seconds > 0.0 { (depth - first.unwrap_or(depth)) / seconds } else { 0.0 };
         let memory = max("rollbook_queue_memory_used_bytes").zip(max("rollbook_queue_memory_limit_bytes"));
@@ -233,6 +246,14 @@ impl<'a> Rates<'a> {
         }
     }
 
+    /// Returns the number of requests of a forward that were not answered 2xx.
+    fn failed_requests(&self, forward: &str) -> f64 {
+        let failed = |labels: &str| {
+            label(labels, "forward") == Some(forward) && label(labels, "outcome") != Some("delivered")
+        };
+        self.increase(|metrics| metrics.sum("rollbook_forward_deliveries_total", failed))
+    }
+
     fn rate(&self, name: &str, matches: impl Fn(&str) -> bool) -> f64 {
         let increase = self.increase(|metrics| metrics.sum(name, &matches));
         if self.seconds > 0.0 { rounded(increase / self.seconds) } else { 0.0 }
@@ -281,85 +302,4 @@ fn rounded(value: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::time::Instant;
-
-    use super::*;
-
-    fn asked(metrics: &str) -> Asked {
-        let parts = BTreeMap::from([("queue".to_owned(), "ok".to_owned())]);
-        let (status, since) = ("ok".to_owned(), BTreeMap::new());
-        let answer = Ok(Scrape { metrics: Metrics::parse(metrics), status, parts, since });
-        Asked { address: ([127, 0, 0, 1], 9464).into(), answer }
-    }
-
-    fn view(samples: &[&[&str]]) -> View {
-        let start = Instant::now();
-        let samples = samples.iter().zip(0_u64..).map(|(texts, number)| Sample {
-            at: start + Duration::from_secs(10 * number),
-            answers: texts.iter().map(|text| asked(text)).collect(),
-        });
-        View::of(&samples.collect(), Timestamp::from_millis(0), None)
-    }
-
-    #[test]
-    fn rates_are_summed_over_processes_and_survive_a_restart() {
-        let metrics = |accepted: u32, refused: u32| {
-            format!(
-                "rollbook_deliveries_total{{outcome=\"queued\"}} {accepted}\nrollbook_deliveries_total{{outcome=\"bad_signature\"}} {refused}\n"
-            )
-        };
-        let (one, two, three) = (metrics(100, 0), metrics(200, 10), metrics(50, 0));
-        let shown = view(&[&[&one, &one], &[&two, &three]]);
-        let deliveries = shown.deliveries.expect("a receiver");
-        // 100 of the first process, and 50 since the second one started again.
-        assert_eq!((deliveries.accepted_per_second, deliveries.refused_per_second), (15.0, 1.0));
-        assert_eq!((shown.over_seconds, shown.applied.is_none(), shown.queue.is_none()), (10.0, true, true));
-    }
-
-    #[test]
-    fn the_time_to_empty_follows_from_the_change_of_the_depth() {
-        let depth = |depth: u32| format!("rollbook_queue_depth {depth}\n");
-        let queue = |from: u32, to: u32| view(&[&[&depth(from)], &[&depth(to)]]).queue.expect("a queue");
-        let shrinking = queue(1_000, 800);
-        assert_eq!((shrinking.change_per_second, shrinking.seconds_to_empty), (-20.0, Some(40.0)));
-        assert_eq!(queue(800, 800).seconds_to_empty, None);
-        assert_eq!(queue(800, 900).seconds_to_empty, None);
-        assert_eq!(queue(0, 0).seconds_to_empty, Some(0.0));
-    }
-
-    #[test]
-    fn the_p99_is_the_bound_below_which_nearly_all_new_values_are() {
-        let metrics = |counts: [u32; 3]| {
-            let [fast, slow, all] = counts;
-            format!(
-                "rollbook_deliveries_total{{outcome=\"queued\"}} {all}\nrollbook_ack_seconds_bucket{{le=\"0.1\"}} {fast}\n\
-                 rollbook_ack_seconds_bucket{{le=\"1\"}} {slow}\nrollbook_ack_seconds_bucket{{le=\"+Inf\"}} {all}\n"
-            )
-        };
-        let p99 = |after| {
-            let (before, after) = (metrics([50, 50, 50]), metrics(after));
-            view(&[&[&before], &[&after]]).deliveries.expect("a receiver").ack_p99_seconds
-        };
-        assert_eq!(p99([149, 150, 150]), Some(0.1));
-        assert_eq!(p99([140, 150, 150]), Some(1.0));
-        assert_eq!(p99([140, 140, 150]), None, "above the last bound");
-        assert_eq!(p99([50, 50, 50]), None, "no new value");
-    }
-
-    #[test]
-    fn the_last_error_stays_when_it_is_over() {
-        let fine = VecDeque::from([Sample { at: Instant::now(), answers: vec![asked("")] }]);
-        let silent = Asked { address: ([127, 0, 0, 1], 1).into(), answer: Err("refused".to_owned()) };
-        let failing = VecDeque::from([Sample { at: Instant::now(), answers: vec![silent] }]);
-        let seen = View::of(&failing, Timestamp::from_millis(0), None);
-        let error = seen.last_error.clone().expect("an error");
-        assert_eq!((error.part.as_deref(), error.error.as_str()), (None, "refused"));
-        assert!(!seen.processes[0].answers);
-        let after = View::of(&fine, Timestamp::from_millis(5), Some(error.clone()));
-        assert_eq!(after.last_error, Some(error));
-        assert_eq!(View::of(&fine, Timestamp::from_millis(5), None).last_error, None);
-    }
-}
+mod tests;

@@ -61,9 +61,7 @@ async fn a_worker_without_rights_on_the_records_of_runs_applies_deliveries_with_
         .await;
     let log = with_key.log();
     assert!(
-        log.contains(
-            "grant what is missing on reconcile_runs (SELECT, INSERT, UPDATE, DELETE), reconcile_held"
-        ),
+        log.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON clerk.reconcile_runs, clerk.reconcile_held"),
         "{log}"
     );
     applies(&with_key).await;

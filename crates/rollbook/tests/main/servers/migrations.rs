@@ -65,12 +65,20 @@ async fn a_migration_without_a_right_prints_the_statements_that_grant_it() {
         .await;
     let table = "CREATE TABLE clerk.rollbook_migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
     postgres.psql("app", &format!("SET ROLE other; {table}")).await;
-    for check in [&["migrate"][..], &["migrate", "--check"]] {
-        let ran = run(&home, check).ended(1);
-        for statement in
-            ["GRANT USAGE, CREATE ON SCHEMA clerk TO \"mi grator\"", "GRANT other TO \"mi grator\""]
-        {
-            assert!(ran.err.contains(statement), "{check:?}: {}", ran.err);
+    let ran = run(&home, &["migrate"]).ended(1);
+    for statement in ["GRANT USAGE, CREATE ON SCHEMA clerk TO \"mi grator\"", "GRANT other TO \"mi grator\""]
+    {
+        assert!(ran.err.contains(statement), "{}", ran.err);
+    }
+    // Whoever only reads needs no right of an owner, neither for the check nor as a worker.
+    for command in [&["migrate", "--check"][..], &["doctor", "--face", "work"]] {
+        let ran = run(&home, command).ended(1);
+        let said = format!("{}{}", ran.out, ran.err).split_whitespace().collect::<Vec<_>>().join(" ");
+        let grants =
+            "GRANT USAGE ON SCHEMA clerk TO \"mi grator\"; GRANT SELECT ON clerk.rollbook_migrations TO";
+        assert!(said.contains(grants), "{command:?}: {said}");
+        for wrong in ["CREATE ON SCHEMA", "GRANT other", "accepts this user", "migrate again"] {
+            assert!(!said.contains(wrong), "{command:?}: {wrong} in {said}");
         }
     }
 }

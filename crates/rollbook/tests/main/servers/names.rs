@@ -97,6 +97,9 @@ fn what_is_unknown_has_its_own_exit_code(home: &Home) {
         let ran = run(home, &["erase", name, "--yes"]).ended(3);
         assert!(ran.err.contains("nothing was erased"), "{}", ran.err);
     }
+    // Whether an id is known is said before the confirmation is missing.
+    let unconfirmed = run(home, &["erase", "user_nobody"]).ended(3);
+    assert!(unconfirmed.err.contains("nothing is known of user_nobody"), "{}", unconfirmed.err);
     for name in ["nobody", "user_nobody", "sess_nobody", "no@x.example", "+447700900999", "no-slug", "org_x"]
     {
         let [dry, real] = ["--dry-run", "--yes"].map(|flag| run(home, &["erase", name, flag]).ended(3));

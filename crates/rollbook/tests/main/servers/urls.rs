@@ -124,3 +124,35 @@ async fn serve_does_not_connect_in_clear_text_where_the_url_asks_for_tls_in_any_
     }
     assert!(!postgres.log().contains("application_name=rollbook"), "{}", postgres.log());
 }
+
+#[tokio::test]
+async fn parameters_of_a_copied_url_that_have_no_effect_never_refuse_it_and_are_named_once_everywhere() {
+    let postgres = PostgresServer::start_with(&[("fsync", "off")]).await;
+    postgres.create_database("app").await;
+    let query = "schema=public&connection_limit=1&pool_timeout=10&pgbouncer=maybe&supa=x&zqxk=1";
+    let home = Home::new(BINARY).with("DATABASE_URL", format!("{}?{query}", postgres.url("app")));
+    home.migrate();
+    let others = "that belong to other libraries have no effect here";
+    let said =
+        [(others, "schema, connection_limit, pool_timeout, supa"), ("write true or false", "pgbouncer")];
+    let said = said.into_iter().chain([("counted from 1", "6")]);
+    let check = run(&home, &["migrate", "--check"]).ended(0);
+    let doctor = run(&home, &["doctor", "--output", "json"]).ended(0);
+    let report: serde_json::Value = serde_json::from_str(&doctor.out).expect("JSON");
+    let mut rollbook = home.start_ready(&["work"]).await;
+    let log = home.log();
+    rollbook.signal("TERM");
+    assert!(rollbook.exit().await.success());
+    for (words, names) in said {
+        for log in [&check.err, &log] {
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains(words)).collect();
+            assert!(lines.len() == 1 && lines[0].contains(names), "{words}: {log}");
+        }
+        let checks = report["checks"].as_array().expect("checks");
+        let found = checks.iter().filter(|check| check["check"] == "url_parameters");
+        let found: Vec<&str> = found.filter_map(|check| check["found"].as_str()).collect();
+        let rows = found.iter().filter(|found| found.contains(words));
+        assert!(rows.clone().count() == 1 && rows.clone().all(|row| row.ends_with(names)), "{found:?}");
+        assert!(!doctor.err.contains(words), "{}", doctor.err);
+    }
+}
