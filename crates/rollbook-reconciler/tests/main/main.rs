@@ -1,8 +1,8 @@
 //! The reconciler against Clerk's API in memory: walks, deletions, faults, resumption, and any interleaving
 //! with webhooks.
 
-mod background;
 mod backfills;
+mod background;
 mod cascades;
 mod clocks;
 mod contradictions;
