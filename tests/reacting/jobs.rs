@@ -143,7 +143,7 @@ async fn a_trigger_on_the_feed_that_fails_holds_up_the_feed_and_no_row_until_it_
     let pending = world.sql("SELECT count(*) FROM clerk.changes_pending").await;
     let doctor = world.home.command(&["doctor"]).output().expect("it runs");
     let said = String::from_utf8_lossy(&doctor.stdout);
-    assert!(said.contains(&format!("{pending} changes wait for a position")), "{said}");
+    assert!(said.contains(&format!("{pending} changes wait for their position")), "{said}");
     let log = world.home.log();
     assert!(
         log.contains("changes get no position in the change feed now")

@@ -74,17 +74,12 @@ pub(super) fn sequencer(config: &Config, metrics: &str) -> Option<Finding> {
     // A position has less than 53 bits.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above; `as` saturates")]
     let position = position as u64;
-    Some(ok(
-        SEQUENCER,
-        if position == 0 {
-            "the worker numbers the changes of rows for their readers; there was none yet".to_owned()
-        } else {
-            format!(
-                "the worker numbers the changes of rows for their readers; the last number is {}",
-                thousands(position)
-            )
-        },
-    ))
+    let last = match position {
+        0 if pending > 0.0 => format!("the first ones have waited for {pending:.0} s"),
+        0 => "there was none yet".to_owned(),
+        _ => format!("the last number is {}", thousands(position)),
+    };
+    Some(ok(SEQUENCER, format!("the worker numbers the changes of rows for their readers; {last}")))
 }
 
 #[cfg(test)]
@@ -102,6 +97,8 @@ mod tests {
         assert!(well.state == State::Ok && well.found.contains("4,211"), "{well:?}");
         let stalled = found("61").expect("a finding");
         assert!(stalled.state == State::Warning && stalled.found.contains("for 61 s"), "{stalled:?}");
+        let first = sequencer(&config, &format!("{POSITION} 0\n{PENDING} 2\n")).expect("a finding");
+        assert!(first.found.ends_with("the first ones have waited for 2 s"), "{first:?}");
         assert!(sequencer(&config, "rollbook_up 1\n").is_none(), "a receiver gives none");
     }
 }
