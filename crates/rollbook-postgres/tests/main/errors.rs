@@ -122,8 +122,8 @@ async fn a_wrong_login_database_or_schema_is_reported_with_its_address_and_fix()
         &[&place, "user rollbook is refused", "28P01", "pg_hba.conf", said],
     );
     let missing = PostgresSettings { url: world.server.url("nowhere"), ..world.settings.clone() };
-    assert_deployment(open(&missing).ping().await, &[&place, "no database nowhere", "createdb"]);
-    assert_deployment(pending_migrations(&missing).await, &[&place, "no database nowhere"]);
+    assert_deployment(open(&missing).ping().await, &[&place, "database nowhere does not exist", "createdb"]);
+    assert_deployment(pending_migrations(&missing).await, &[&place, "database nowhere does not exist"]);
 
     let store = world.store();
     assert_deployment(store.ping().await, &["migration 0001_mirror is pending; run: rollbook migrate"]);
