@@ -235,7 +235,9 @@ mod tests {
         assert_eq!(other.query_row(left, [], |row| row.get(0)), Ok(true), "nothing is left for others");
         let later = Timestamp::parse("2999-01-01T00:00:00.000Z").expect("a time").to_string();
         other.execute("UPDATE changes SET at = ?1 WHERE position = 100", (&later,)).expect("a clock ahead");
-        other.execute("UPDATE users SET first_name = 'Other' WHERE id = 'user_7'", []).expect("a statement of a team");
+        other
+            .execute("UPDATE users SET first_name = 'Other' WHERE id = 'user_7'", [])
+            .expect("a statement of a team");
         store.apply_many(&[change(200), change(201)]).await.expect("it is applied");
         let page = store.changes(&ChangesQuery { limit: 1_000, ..ChangesQuery::default() }).await;
         let times: Vec<String> = page.expect("a page").lines.iter().map(|line| line.at.to_string()).collect();
