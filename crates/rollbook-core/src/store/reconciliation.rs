@@ -81,7 +81,8 @@ pub trait Reconciliation: Send + Sync {
     ) -> Result<u64, StoreError>;
 
     /// Takes or renews the lock `name` for `holder`. Returns `false` while another holder has it. The lock
-    /// ends by itself after `hold_for`, at most [`LOCK_MAX`], by the store's clock.
+    /// ends by itself after `hold_for`, at most [`LOCK_MAX`], by the store's clock. A lock that would last longer was taken
+    /// while that clock was ahead, and counts as ended.
     async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError>;
 
     /// Gives the lock back if `holder` has it.

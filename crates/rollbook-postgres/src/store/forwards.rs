@@ -13,6 +13,7 @@ use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::changes::{bound, line_at, position};
+use super::reconcile_sql::has_ended;
 use super::values::Values;
 use crate::fault::Unreadable;
 use crate::transaction::{Session, Work};
@@ -41,8 +42,9 @@ fn take_sql(schema: &str) -> String {
         r#"INSERT INTO "{schema}".forwards AS forward (name, position, epoch, holder, held_until, saved_at)
                VALUES ($1, $2, 1, $3, {until}, clock_timestamp())
            ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = {until}, epoch = forward.epoch + 1
-           WHERE forward.holder IS NULL OR forward.holder = excluded.holder OR forward.held_until <= clock_timestamp()
-           RETURNING true"#
+           WHERE forward.holder IS NULL OR forward.holder = excluded.holder OR {has_ended}
+           RETURNING true"#,
+        has_ended = has_ended("forward.held_until"),
     )
 }
 

@@ -2,7 +2,7 @@
 
 use rollbook_core::catalog::{Link, Resource};
 use rollbook_core::source::Lookup;
-use rollbook_core::store::{PRUNED_MAX, RUNS_KEPT_MIN};
+use rollbook_core::store::{LOCK_MAX, PRUNED_MAX, RUNS_KEPT_MIN};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -68,14 +68,23 @@ pub(super) fn count_children(schema: &str, child: &'static Resource, link: &Link
     )
 }
 
+/// Condition that a lock has ended. One that ends later than any may is of a clock that was ahead.
+pub(super) fn has_ended(held_until: &str) -> String {
+    let seconds = LOCK_MAX.as_secs();
+    format!(
+        "({held_until} <= clock_timestamp() OR {held_until} > clock_timestamp() + {seconds} * interval '1 second')"
+    )
+}
+
 /// Takes or renews a lock: (name, holder, milliseconds). Returns a row if the holder has it then.
 pub(super) fn lock(schema: &str) -> String {
     let until = "clock_timestamp() + $3::int8 * interval '1 millisecond'";
     format!(
         r#"INSERT INTO "{schema}".reconcile_locks AS lock (name, holder, held_until) VALUES ($1, $2, {until})
            ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = {until}
-           WHERE lock.holder = excluded.holder OR lock.held_until <= clock_timestamp()
-           RETURNING true"#
+           WHERE lock.holder = excluded.holder OR {has_ended}
+           RETURNING true"#,
+        has_ended = has_ended("lock.held_until"),
     )
 }
 

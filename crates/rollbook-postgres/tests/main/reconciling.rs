@@ -8,7 +8,9 @@ use rollbook_core::change::{Applied, Change, Effect, Origin};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
 use rollbook_core::source::{RECONCILED, Window};
-use rollbook_core::store::{Living, Reconciliation as _, Reset, Rows as _, Store as _, StoreError};
+use rollbook_core::store::{
+    Forwards as _, Living, Reconciliation as _, Reset, Rows as _, Store as _, StoreError,
+};
 use rollbook_core::time::Timestamp;
 use rollbook_postgres::PostgresStore;
 use rollbook_testkit::events::{START, change_of, deleted, event, membership, organization};
@@ -289,4 +291,22 @@ async fn roles_that_could_work_or_read_before_may_use_what_the_step_adds() {
     let valid =
         "SELECT count(*) FROM pg_index WHERE indisvalid AND indexrelid::regclass::text LIKE '%\\_living'";
     assert_eq!(world.psql(valid).await, "8\n", "the indexes were built again while the tables were in use");
+}
+
+#[tokio::test]
+async fn locks_and_forwards_that_were_taken_while_the_servers_clock_was_ahead_end_once_it_is_right() {
+    let world = World::new().await;
+    let (store, minute) = (world.store(), Duration::from_secs(60));
+    assert_eq!(store.lock("run", "killed", minute).await, Ok(true));
+    assert!(store.take_forward("crm", "killed", minute, 0).await.expect("it takes").is_some());
+    for (held_for, is_free) in [("23 hours", false), ("25 hours", true)] {
+        let ahead = format!(
+            "UPDATE mirror_2.reconcile_locks SET held_until = clock_timestamp() + interval '{held_for}';
+             UPDATE mirror_2.forwards SET held_until = clock_timestamp() + interval '{held_for}'"
+        );
+        world.psql(&ahead).await;
+        assert_eq!(store.lock("run", "next", minute).await, Ok(is_free), "{held_for}");
+        let taken = store.take_forward("crm", "next", minute, 0).await.expect("it takes");
+        assert_eq!(taken.is_some(), is_free, "{held_for}");
+    }
 }

@@ -208,9 +208,11 @@ impl Forwards for SqliteStore {
                            VALUES (?1, ?2, 1, ?3, ?4, ?5)
                        ON CONFLICT (name) DO UPDATE
                        SET holder = excluded.holder, held_until = excluded.held_until, epoch = epoch + 1
-                       WHERE holder IS NULL OR holder = excluded.holder OR held_until <= ?5";
+                       WHERE holder IS NULL OR holder = excluded.holder OR held_until <= ?5 OR held_until > ?6";
             let until = now.plus(hold_for.min(LOCK_MAX)).to_string();
-            let values = (&name, bound(begin), &holder, until, now.to_string());
+            // A lock that ends later than any may is of a clock that was ahead.
+            let latest = now.plus(LOCK_MAX).to_string();
+            let values = (&name, bound(begin), &holder, until, now.to_string(), latest);
             let is_taken = connection.prepare_cached(sql)?.execute(values)? == 1;
             if is_taken { read(connection, &name, now) } else { Ok(None) }
         };

@@ -98,9 +98,11 @@ impl Reconciliation for SqliteStore {
             let now = clock.now();
             let sql = "INSERT INTO reconcile_locks (name, holder, held_until) VALUES (?1, ?2, ?3)
                        ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until
-                       WHERE holder = excluded.holder OR held_until <= ?4";
+                       WHERE holder = excluded.holder OR held_until <= ?4 OR held_until > ?5";
             let until = now.plus(hold_for.min(LOCK_MAX)).to_string();
-            let values = (&name, &holder, until, now.to_string());
+            // A lock that ends later than any may is of a clock that was ahead.
+            let latest = now.plus(LOCK_MAX).to_string();
+            let values = (&name, &holder, until, now.to_string(), latest);
             Ok(connection.prepare_cached(sql)?.execute(values)? == 1)
         };
         Ok(self.database.run(lock).await?)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::RESOURCES;
-use rollbook_core::store::{FullStore, RetentionChoices};
+use rollbook_core::store::{FullStore, LOCK_MAX, RetentionChoices};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{Schema, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
@@ -83,3 +83,19 @@ impl StoreHarness for Harness {
 
 rollbook_testkit::store_conformance!(open);
 rollbook_testkit::store_converges!(open);
+
+#[tokio::test]
+async fn locks_and_forwards_that_were_taken_while_the_clock_was_ahead_end_once_it_is_right() {
+    let harness = open().await;
+    let (store, clock, minute) = (harness.store(), harness.clock(), Duration::from_secs(60));
+    let now = clock.now();
+    for (ahead, is_free) in [(LOCK_MAX, false), (LOCK_MAX * 400, true)] {
+        clock.set(now.plus(ahead));
+        assert_eq!(store.lock("run", "killed", minute).await, Ok(true));
+        assert!(store.take_forward("crm", "killed", minute, 0).await.expect("it takes").is_some());
+        clock.set(now.plus(minute));
+        assert_eq!(store.lock("run", "next", minute).await, Ok(is_free), "{ahead:?}");
+        let taken = store.take_forward("crm", "next", minute, 0).await.expect("it takes");
+        assert_eq!(taken.is_some(), is_free, "{ahead:?}");
+    }
+}

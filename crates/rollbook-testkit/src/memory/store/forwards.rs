@@ -92,7 +92,8 @@ impl Forwards for MemoryStore {
             paused_until: None,
             changes: BTreeMap::new(),
         });
-        if record.holder.as_ref().is_some_and(|(other, until)| other != holder && *until > now) {
+        let lasts = |until| until > now && until <= now.plus(LOCK_MAX);
+        if record.holder.as_ref().is_some_and(|(other, until)| other != holder && lasts(*until)) {
             return Ok(None);
         }
         record.holder = Some((holder.to_owned(), now.plus(hold_for.min(LOCK_MAX))));

@@ -165,7 +165,8 @@ impl Reconciliation for MemoryStore {
         let mut state = self.state();
         let now = self.clock.now();
         let known = state.records.locks.get(name);
-        let is_free = known.is_none_or(|(other, until)| other == holder || *until <= now);
+        let latest = now.plus(LOCK_MAX);
+        let is_free = known.is_none_or(|(other, until)| other == holder || *until <= now || *until > latest);
         if is_free {
             let until = now.plus(hold_for.min(LOCK_MAX));
             state.records.locks.insert(name.to_owned(), (holder.to_owned(), until));
