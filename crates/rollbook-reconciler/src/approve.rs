@@ -45,7 +45,12 @@ impl Reconciler {
             return Err(ReconcileError::NoSuchRun(text.to_owned()));
         }
         let progress = Progress::parse(&run.progress).unwrap_or_default();
-        let state = run.state;
+        if !self.is_of_instance(&progress) {
+            let text = "this run has read another Clerk instance than the one of CLERK_INSTANCE_ID: what it found says \
+                        nothing about this one. Begin a new run: rollbook reconcile";
+            return Err(ReconcileError::NoSuchRun(text.to_owned()));
+        }
+        let (state, last_error) = (run.state, run.last_error.clone());
         let context = self.context(run, progress, stop, watch::Sender::default());
         context.check_instance().await?;
         let (mut approved, mut waited) = (Approved::default(), false);
@@ -68,7 +73,7 @@ impl Reconciler {
         approved.pending = context.finish_cascades(&ORGANIZATIONS).await?;
         let waits = context.progress().waits();
         let is_over = state == RunState::Held && waits == 0;
-        context.save(if is_over { RunState::Complete } else { state }, None).await?;
+        context.save(if is_over { RunState::Complete } else { state }, last_error).await?;
         Ok(approved)
     }
 }
@@ -98,6 +103,7 @@ impl Context {
             }
         }
         self.recount_held(resource).await?;
-        self.note_freshness(resource).await
+        // An approval is no walk: what later checks hold still waits.
+        self.save_walk(resource, false).await
     }
 }

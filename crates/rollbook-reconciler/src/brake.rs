@@ -1,7 +1,48 @@
 //! The brake: a run that would delete too many rows of a table deletes none of them. Rows count that are deleted with a
 //! parent too.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
 use crate::settings::{DELETIONS_MIN, DELETIONS_SHARE};
+
+/// Time for which deletions by readings on behalf of applications are counted together.
+const REFRESH_PERIOD: Duration = Duration::from_secs(24 * 3600);
+
+/// Deletions by readings on behalf of applications: each reads one object, so that no run counts them together.
+#[derive(Debug, Default)]
+pub(crate) struct RefreshBrake(Mutex<Deletions>);
+
+/// Deletions by table since a time.
+#[derive(Debug, Default)]
+pub(crate) struct Deletions {
+    since: Option<Instant>,
+    by_table: HashMap<&'static str, u64>,
+}
+
+impl RefreshBrake {
+    /// Returns the deletions of the present period. The caller holds the guard until it has counted its own.
+    pub(crate) async fn deletions(&self) -> tokio::sync::MutexGuard<'_, Deletions> {
+        let mut deletions = self.0.lock().await;
+        if deletions.since.is_none_or(|since| since.elapsed() >= REFRESH_PERIOD) {
+            *deletions = Deletions { since: Some(Instant::now()), by_table: HashMap::new() };
+        }
+        deletions
+    }
+}
+
+impl Deletions {
+    pub(crate) fn of(&self, table: &str) -> u64 {
+        self.by_table.get(table).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn count(&mut self, table: &'static str, rows: u64) {
+        *self.by_table.entry(table).or_default() += rows;
+    }
+}
 
 /// Returns how many rows a run may delete of a table with this number of living rows (before the deletion).
 pub(crate) const fn allowed(living: u64) -> u64 {

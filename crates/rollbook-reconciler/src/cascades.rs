@@ -8,9 +8,10 @@ use rollbook_core::store::{CascadeStep, HeldState};
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::brake;
+use crate::brake::{self, RefreshBrake};
 use crate::context::Context;
 use crate::error::ReconcileError;
+use crate::settings::DELETIONS_MIN;
 
 /// Time for which a run waits for child rows that other processes work on, or that refuse their change, after its own
 /// work is done.
@@ -99,6 +100,41 @@ impl Context {
             found.push((child.table, self.count_children(resource, child, ids, COUNTED_MAX).await?));
         }
         Ok(found)
+    }
+
+    /// Whether a reading on behalf of an application may delete a row that Clerk lacks, with its child rows. If it may, the
+    /// deletion is counted.
+    pub(crate) async fn lets_through(
+        &self,
+        resource: &'static Resource,
+        id: &str,
+        brake: &RefreshBrake,
+    ) -> Result<bool, ReconcileError> {
+        let mut deletions = brake.deletions().await;
+        let mut rows = vec![(resource, 1)];
+        for child in children(resource) {
+            rows.push((child, self.count_children(resource, child, &[id], COUNTED_MAX).await?));
+        }
+        for (of, number) in &rows {
+            let before = deletions.of(of.table);
+            if before + number <= DELETIONS_MIN {
+                continue;
+            }
+            let living = self.patiently("the store", || self.ports.records.count_living(of)).await?;
+            if !brake::is_allowed(before + number, living + before) {
+                warn!(
+                    table = of.table,
+                    before,
+                    "a reading for the API finds no object at Clerk; its row is not deleted, because too many rows of this \
+                     table would be deleted in a day. A reconciliation decides: rollbook reconcile"
+                );
+                return Ok(false);
+            }
+        }
+        for (of, number) in rows {
+            deletions.count(of.table, number);
+        }
+        Ok(true)
     }
 
     /// Counts what the deletion of these rows would take with it, in a dry run.

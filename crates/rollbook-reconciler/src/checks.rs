@@ -12,6 +12,7 @@ use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
 use crate::readings::Readings;
 use crate::reconciler::Reconciler;
+use crate::settings::CLOCK_TOLERANCE;
 
 /// Overlap of two checks of recent users: a change that Clerk shows late is still seen.
 const OVERLAP: Duration = Duration::from_secs(600);
@@ -88,6 +89,7 @@ impl Reconciler {
             Progress { instance: String::new(), resources: vec![ResourceProgress::new(resource.table)] };
         let run = self.new_run(false);
         let context = self.context(run, progress, stop, watch::Sender::default());
+        context.set_check();
         context.check_instance().await?;
         let (floor, mut newest, mut offset) = (since.minus(OVERLAP), since, 0);
         let mut limit = PAGE_MAX;
@@ -105,7 +107,9 @@ impl Reconciler {
             let page = Readings::of_page(resource, page, None).await;
             let times: Vec<Timestamp> =
                 page.subjects.iter().filter_map(|subject| subject.row.as_ref()?.updated_at).collect();
-            newest = times.iter().copied().fold(newest, Timestamp::max);
+            // An `updated_at` in the future is a wrong one. The next check would end at once.
+            let possible = times.iter().copied().filter(|at| *at <= page.clock.plus(CLOCK_TOLERANCE));
+            newest = possible.fold(newest, Timestamp::max);
             let is_last = page.is_empty() || times.iter().any(|at| *at < floor);
             context.compare(resource, page).await?;
             if is_last {

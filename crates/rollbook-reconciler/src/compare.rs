@@ -1,6 +1,6 @@
 //! Comparison of objects of Clerk with their rows, and repair of what differs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Change, Effect, Origin, SubjectChange, Version};
@@ -8,7 +8,7 @@ use rollbook_core::compare::{Verdict, is_same_content, judge};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::is_of;
 use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, SourceError};
-use rollbook_core::store::{Held, HeldKey, HeldState};
+use rollbook_core::store::{Held, HeldCount, HeldKey, HeldState};
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -175,7 +175,40 @@ impl Context {
             .filter_map(|change| Some(self.held(resource, change.subject_id()?, kind(change))))
             .take(room)
             .collect();
+        self.hold(resource, held).await
+    }
+
+    /// Records objects that wait for an operator. A check between walks leaves out those that wait already: each check would
+    /// count them again, and only the next run counts them anew.
+    async fn hold(&self, resource: &Resource, mut held: Vec<Held>) -> Result<(), ReconcileError> {
+        if held.is_empty() || self.run.is_dry {
+            return Ok(());
+        }
+        if self.is_check() {
+            let known = self.waiting(resource).await?;
+            held.retain(|of| !known.contains(&of.key.id));
+        }
         self.patiently("the store", || self.ports.records.hold(&self.run.id, &held)).await
+    }
+
+    /// Returns the ids of a table that wait for an operator, of all runs.
+    async fn waiting(&self, resource: &Resource) -> Result<HashSet<String>, ReconcileError> {
+        let records = &self.ports.records;
+        let counts = self.patiently("the store", || records.count_held(None)).await?;
+        let waits = |of: &&HeldCount| of.table == resource.table && of.state == HeldState::Waiting;
+        let runs: HashSet<&str> = counts.iter().filter(waits).map(|of| of.run.as_str()).collect();
+        let mut ids = HashSet::new();
+        for run in runs {
+            let mut after = Some(HeldKey { table: resource.table.to_owned(), id: String::new() });
+            while let Some(from) = after.take() {
+                let step = || records.held(run, HeldState::Waiting, Some(&from), LOOKUPS_MAX);
+                let held = self.patiently("the store", step).await?;
+                after = held.last().map(|last| last.key.clone()).filter(|key| key.table == resource.table);
+                let of_table = held.into_iter().filter(|of| of.key.table == resource.table);
+                ids.extend(of_table.map(|of| of.key.id));
+            }
+        }
+        Ok(ids)
     }
 
     /// Holds deleted rows of subjects that a point read finds alive. Returns their number.
@@ -194,9 +227,7 @@ impl Context {
             let held: Vec<Held> =
                 alive.map(|(_, of)| self.held(resource, &of.id, Drift::WronglyDeleted)).collect();
             count += held.len() as u64;
-            if !held.is_empty() && !self.run.is_dry {
-                self.patiently("the store", || self.ports.records.hold(&self.run.id, &held)).await?;
-            }
+            self.hold(resource, held).await?;
         }
         Ok(count)
     }

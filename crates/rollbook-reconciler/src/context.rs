@@ -57,6 +57,8 @@ pub(crate) struct Context {
     saved: Mutex<Instant>,
     /// Whether the resource that is walked has had no complete walk yet.
     is_backfill: AtomicBool,
+    /// Whether this is a check between walks, which has no record.
+    is_check: AtomicBool,
 }
 
 /// Result of writing changes.
@@ -104,6 +106,7 @@ impl Context {
             watch,
             saved,
             is_backfill: AtomicBool::new(false),
+            is_check: AtomicBool::new(false),
         }
     }
 
@@ -115,6 +118,16 @@ impl Context {
     /// Whether changes are part of a backfill.
     pub(crate) fn is_backfill(&self) -> bool {
         self.is_backfill.load(Ordering::Relaxed)
+    }
+
+    /// Records that this is a check between walks.
+    pub(crate) fn set_check(&self) {
+        self.is_check.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this is a check between walks.
+    pub(crate) fn is_check(&self) -> bool {
+        self.is_check.load(Ordering::Relaxed)
     }
 
     /// Remembers a time of Clerk's clock.
@@ -209,7 +222,8 @@ impl Context {
 
     fn record(&self, state: RunState, last_error: Option<String>) -> Run {
         let now = self.ports.clock.now();
-        let finished_at = (state != RunState::Running).then_some(now);
+        // A run that is over, and of which something was approved since, ended when it ended.
+        let finished_at = (state != RunState::Running).then(|| self.run.finished_at.unwrap_or(now));
         let progress = self.progress().to_text();
         Run { saved_at: now, state, finished_at, progress, last_error, ..self.run.clone() }
     }

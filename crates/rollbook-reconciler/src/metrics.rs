@@ -7,10 +7,8 @@ use rollbook_core::drift::Drift;
 use rollbook_core::source::RECONCILED;
 use rollbook_core::store::{HeldState, Reconciliation, Run, RunState, StoreError};
 
+use crate::begin::{RUNS, RUNS_MAX};
 use crate::progress::Progress;
-
-/// Runs that are searched for the last success.
-const RUNS: usize = 20;
 
 /// Metrics of the reconciliation.
 #[derive(Clone)]
@@ -72,7 +70,11 @@ impl ReconcileMetrics {
     /// # Errors
     /// The store gave no answer. The metrics keep their values.
     pub async fn refresh(&self, records: &dyn Reconciliation) -> Result<(), StoreError> {
-        let runs = records.runs(RUNS).await?;
+        let mut runs = records.runs(RUNS).await?;
+        let is_full = |run: &Run| Progress::parse(&run.progress).is_some_and(|progress| progress.is_full());
+        if runs.len() == RUNS && !runs.iter().any(|run| run.state == RunState::Complete && is_full(run)) {
+            runs = records.runs(RUNS_MAX).await?;
+        }
         let is_over = |run: &&Run| matches!(run.state, RunState::Complete | RunState::Held) && !run.is_dry;
         let mut finished: Vec<(&Run, Progress)> = runs
             .iter()
@@ -98,6 +100,11 @@ impl ReconcileMetrics {
             self.held.with_label_values(&[kind.as_str()]).set(gauge(waiting.map(|of| of.count).sum()));
         }
         Ok(())
+    }
+
+    /// Shows no difference: another process counts.
+    pub fn counts_elsewhere(&self) {
+        self.counted(&RECONCILED.map(|resource| (resource.table, 0)));
     }
 
     /// Shows the result of a count.

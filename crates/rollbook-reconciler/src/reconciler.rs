@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::brake::RefreshBrake;
 use crate::context::{Context, Ports};
 use crate::error::ReconcileError;
 use crate::progress::Progress;
@@ -29,6 +30,8 @@ pub struct Reconciler {
     pub(crate) holder: Arc<str>,
     /// Time of the last check of the key's instance for a refresh.
     pub(crate) instance_checked_at: Arc<Mutex<Option<Instant>>>,
+    /// Rows that refreshes have deleted.
+    pub(crate) refresh_brake: Arc<RefreshBrake>,
 }
 
 /// Request for a run.
@@ -80,7 +83,8 @@ impl Reconciler {
         let page_size = settings.page_size.clamp(2, PAGE_MAX);
         let settings = Settings { page_size, parallel: settings.parallel.max(1), ..settings };
         let holder = format!("{:016x}", fastrand::u64(..)).into();
-        Self { ports, settings, holder, instance_checked_at: Arc::default() }
+        let (instance_checked_at, refresh_brake) = (Arc::default(), Arc::default());
+        Self { ports, settings, holder, instance_checked_at, refresh_brake }
     }
 
     /// Sets [`Settings::absence_margin`].
@@ -264,7 +268,7 @@ impl Context {
                 table = resource.table,
                 said, "reconciliation: not enabled at Clerk; there is nothing to read"
             );
-            self.save_walk(resource).await?;
+            self.save_walk(resource, true).await?;
         } else {
             warn!(
                 table = resource.table,
@@ -310,12 +314,16 @@ impl Context {
     /// Records what the walk found, and ends what older runs hold of the same table: this run found it again
     /// if it is still true.
     pub(crate) async fn note_freshness(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
-        self.save_walk(resource).await?;
+        self.save_walk(resource, true).await?;
         if self.run.is_dry { Ok(()) } else { self.supersede(resource).await }
     }
 
-    /// Records what the walk found. A dry run records nothing.
-    async fn save_walk(&self, resource: &'static Resource) -> Result<(), ReconcileError> {
+    /// Records what the walk found, at its end or after an approval. A dry run records nothing.
+    pub(crate) async fn save_walk(
+        &self,
+        resource: &'static Resource,
+        is_end: bool,
+    ) -> Result<(), ReconcileError> {
         if self.run.is_dry {
             return Ok(());
         }
@@ -327,9 +335,10 @@ impl Context {
                 (of.drifted(), of.held + of.refused + of.unreadable + of.pending == 0)
             })
             .unwrap_or_default();
-        let since = known.and_then(|of| of.complete_since).unwrap_or(self.run.started_at);
+        let since = known.as_ref().and_then(|of| of.complete_since).unwrap_or(self.run.started_at);
         let complete_since = is_clean.then_some(since);
-        let last_walk_at = self.ports.clock.now();
+        let walked_at = known.map(|of| of.last_walk_at).filter(|_| !is_end);
+        let last_walk_at = walked_at.unwrap_or_else(|| self.ports.clock.now());
         let freshness = Freshness { table: resource.table.to_owned(), complete_since, last_walk_at, drift };
         self.patiently("the store", || records.save_freshness(&freshness)).await
     }

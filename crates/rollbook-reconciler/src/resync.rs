@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::brake::RefreshBrake;
 use crate::context::Context;
 use crate::deletions::{lookup_of, synced_at};
 use crate::error::ReconcileError;
@@ -59,6 +60,8 @@ pub enum ResyncOutcome {
     Refused,
     /// Clerk's answers do not prove whether the object exists.
     Unproven,
+    /// Clerk's API has no read of one object of this table. Only its list shows the object.
+    NotReadable,
     /// The id is not of a user or an organization, and no row has it.
     UnknownKind,
 }
@@ -78,6 +81,7 @@ impl ResyncOutcome {
             Self::Erased => "erased",
             Self::Refused => "refused",
             Self::Unproven => "unproven",
+            Self::NotReadable => "not_readable",
             Self::UnknownKind => "unknown_kind",
         }
     }
@@ -86,7 +90,12 @@ impl ResyncOutcome {
     pub const fn is_success(self) -> bool {
         !matches!(
             self,
-            Self::WronglyDeleted | Self::RowIsLater | Self::Refused | Self::Unproven | Self::UnknownKind
+            Self::WronglyDeleted
+                | Self::RowIsLater
+                | Self::Refused
+                | Self::Unproven
+                | Self::NotReadable
+                | Self::UnknownKind
         )
     }
 }
@@ -111,7 +120,7 @@ impl Reconciler {
             for resource in RECONCILED {
                 let (ids, others) = context.split(resource, unknown).await?;
                 unknown = others;
-                results.extend(context.resync(resource, &ids, force).await?);
+                results.extend(context.resync(resource, &ids, force, None).await?);
             }
             results.extend(unknown.into_iter().map(|id| Resynced {
                 id: id.clone(),
@@ -125,7 +134,8 @@ impl Reconciler {
 
 impl Reconciler {
     /// Reads one user or organization for an application, as [`Self::resync`] does without `force`. The instance of the key
-    /// is checked unless that was done within [`INSTANCE_CHECKED_FOR`].
+    /// is checked unless that was done within [`INSTANCE_CHECKED_FOR`]. A day of such readings deletes no more rows than one
+    /// run may: the rest is unproven.
     ///
     /// # Errors
     /// Clerk or the store gave no answer, or the key belongs to another instance.
@@ -146,7 +156,7 @@ impl Reconciler {
                 *checked_at = Some(Instant::now());
             }
         }
-        let results = context.resync(resource, &[&id.to_owned()], false).await?;
+        let results = context.resync(resource, &[&id.to_owned()], false, Some(&self.refresh_brake)).await?;
         let missing = || SourceError::Unreadable("a point read has no result".to_owned());
         Ok(results.into_iter().next().ok_or_else(missing)?)
     }
@@ -173,6 +183,7 @@ impl Context {
         resource: &'static Resource,
         ids: &[&String],
         force: bool,
+        brake: Option<&RefreshBrake>,
     ) -> Result<Vec<Resynced>, ReconcileError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -193,17 +204,26 @@ impl Context {
             let unknown = || Lookup { id: (*id).to_owned(), organization_id: None, user_id: None };
             lookups.push(row.as_ref().map_or_else(unknown, lookup_of));
         }
-        let fetched = self.fetch(resource, &lookups).await?;
-        let fetched = fetched.ok_or(SourceError::Unsupported("point reads of this resource"))?;
+        let resynced =
+            |id: &str, outcome| Resynced { id: id.to_owned(), table: Some(resource.table), outcome };
+        let Some(fetched) = self.fetch(resource, &lookups).await? else {
+            return Ok(texts.into_iter().map(|id| resynced(id, ResyncOutcome::NotReadable)).collect());
+        };
         let mut results = Vec::new();
         for (id, mut fetched) in texts.into_iter().zip(fetched) {
-            // Clerk's answer may be older than a row that was written lately.
-            if fetched.presence == Presence::Absent && recent.contains(id) {
-                fetched.presence = Presence::Unknown("the row was written lately");
-            }
             let state = heads.iter().find(|head| head.id == id).map(|head| head.state);
+            if fetched.presence == Presence::Absent && recent.contains(id) {
+                // Clerk's answer may be older than a row that was written lately.
+                fetched.presence = Presence::Unknown("the row was written lately");
+            } else if let Some(brake) = brake
+                && fetched.presence == Presence::Absent
+                && state.is_some_and(|state| state.deleted_at.is_none())
+                && !self.lets_through(resource, id, brake).await?
+            {
+                fetched.presence = Presence::Unknown("too many rows would be deleted");
+            }
             let outcome = self.resync_one(resource, id, fetched, state, force).await?;
-            results.push(Resynced { id: id.to_owned(), table: Some(resource.table), outcome });
+            results.push(resynced(id, outcome));
         }
         self.settle_resynced(resource, &results).await?;
         Ok(results)

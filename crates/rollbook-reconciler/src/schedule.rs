@@ -5,9 +5,11 @@ use std::time::Duration;
 use rollbook_core::store::{Run, RunState, StoreError};
 use rollbook_core::time::Timestamp;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::begin::{find_run, is_ahead};
 use crate::error::ReconcileError;
 use crate::metrics::ReconcileMetrics;
 use crate::progress::{Progress, ResourceProgress};
@@ -17,8 +19,6 @@ use crate::reconciler::{Reconciler, Resume, RunRequest};
 const TICK: Duration = Duration::from_secs(20);
 /// Name of the lock of the process that keeps the schedule.
 const SCHEDULE_LOCK: &str = "schedule";
-/// Runs that are searched for the last full walk.
-const RUNS: usize = 20;
 /// Longest wait after a failed run.
 const RETRY_MAX: Duration = Duration::from_secs(3600);
 /// Share of the interval by which a run may be late: processes of many teams do not ask Clerk at the same
@@ -37,7 +37,8 @@ pub struct Schedule {
 /// State of the schedule between two ticks.
 #[derive(Default)]
 struct Kept {
-    checked_at: Option<Timestamp>,
+    /// Not a time of the clock, which may be set back.
+    checked_at: Option<Instant>,
     /// `updated_at` of the newest user that a check saw.
     users_since: Option<Timestamp>,
     is_failing: bool,
@@ -51,16 +52,30 @@ impl Reconciler {
         metrics: ReconcileMetrics,
         stop: CancellationToken,
     ) {
+        tokio::select! {
+            () = self.keep_ticking(schedule, &metrics, &stop) => {}
+            () = self.keep_showing(&metrics) => {}
+        }
+        drop(self.ports.records.unlock(SCHEDULE_LOCK, &self.holder).await);
+    }
+
+    /// Shows the records. A walk may take hours, and an operator may settle something meanwhile.
+    async fn keep_showing(&self, metrics: &ReconcileMetrics) {
+        loop {
+            if let Err(error) = metrics.refresh(self.ports.records.as_ref()).await {
+                tracing::debug!(%error, "reconciliation: the metrics keep their values");
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    async fn keep_ticking(&self, schedule: Schedule, metrics: &ReconcileMetrics, stop: &CancellationToken) {
         let mut kept = Kept::default();
         // At a random time, so that processes that start together do not ask together.
         let mut wait = Duration::from_secs(1).mul_f64(fastrand::f64());
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             wait = TICK;
-            // Before the walk, which may take long.
-            if let Err(error) = metrics.refresh(self.ports.records.as_ref()).await {
-                tracing::debug!(%error, "reconciliation: the metrics keep their values");
-            }
-            match self.tick(schedule, &metrics, &mut kept, &stop).await {
+            match self.tick(schedule, metrics, &mut kept, stop).await {
                 Ok(()) => kept.is_failing = false,
                 Err(ReconcileError::Stopped | ReconcileError::Busy(_)) => {}
                 Err(error) => {
@@ -71,7 +86,6 @@ impl Reconciler {
                 }
             }
         }
-        drop(self.ports.records.unlock(SCHEDULE_LOCK, &self.holder).await);
     }
 
     async fn tick(
@@ -83,6 +97,8 @@ impl Reconciler {
     ) -> Result<(), ReconcileError> {
         self.ports.records.check_records().await?;
         if !self.ports.records.lock(SCHEDULE_LOCK, &self.holder, TICK * 3).await? {
+            // Another process counts now.
+            metrics.counts_elsewhere();
             return Ok(());
         }
         if let Some(every) = schedule.every
@@ -103,11 +119,10 @@ impl Reconciler {
             );
             kept.users_since = Some(report.started_at);
         }
-        let now = self.ports.clock.now();
-        let is_due = |every| kept.checked_at.is_none_or(|at| now.since(at) >= every);
+        let is_due = |every| kept.checked_at.is_none_or(|at| at.elapsed() >= every);
         // The first walk comes before any check: until then every row is missing.
         if schedule.check_every.is_some_and(is_due) && self.is_backfilled().await? {
-            kept.checked_at = Some(now);
+            kept.checked_at = Some(Instant::now());
             self.check(metrics, kept, stop).await?;
         }
         Ok(())
@@ -133,19 +148,21 @@ impl Reconciler {
 
     /// Returns the time at which the next walk is due.
     async fn due_at(&self, every: Duration) -> Result<Timestamp, StoreError> {
-        let runs = self.ports.records.runs(RUNS).await?;
+        let now = self.ports.clock.now();
         let is_full = |run: &Run| Progress::parse(&run.progress).is_some_and(|progress| progress.is_full());
         // A run of named resources postpones no full walk; an unfinished one of any kind goes on.
-        let last = runs.iter().find(|run| run.state == RunState::Running || is_full(run));
-        Ok(last.map_or(Timestamp::from_millis(i64::MIN), |last| next_after(last, every)))
+        let counts =
+            |run: &Run| run.state == RunState::Running || is_full(run) && !is_ahead(run.saved_at, now);
+        let last = find_run(self.ports.records.as_ref(), counts).await?;
+        Ok(last.map_or(Timestamp::from_millis(i64::MIN), |last| next_after(&last, every, now)))
     }
 }
 
 /// Returns the time at which the walk after this run is due.
-fn next_after(last: &Run, every: Duration) -> Timestamp {
+fn next_after(last: &Run, every: Duration, now: Timestamp) -> Timestamp {
     match last.state {
         // Killed or stopped: it goes on as soon as the lock is free.
-        RunState::Running => last.saved_at,
+        RunState::Running => last.saved_at.min(now),
         RunState::Failed => last.saved_at.plus(every.min(RETRY_MAX)),
         RunState::Complete | RunState::Held => {
             // A function of the id, so that every process computes the same time.
@@ -161,6 +178,7 @@ mod tests {
     use super::*;
 
     const DAY: Duration = Duration::from_secs(86_400);
+    const NOW: Timestamp = Timestamp::from_millis(9_000);
 
     fn run(state: RunState) -> Run {
         Run {
@@ -178,19 +196,19 @@ mod tests {
     #[test]
     fn the_next_walk_is_due_a_day_after_the_start_of_the_last_one_with_some_jitter() {
         for state in [RunState::Complete, RunState::Held] {
-            let due = next_after(&run(state), DAY);
+            let due = next_after(&run(state), DAY, NOW);
             let late = due.since(Timestamp::from_millis(1_000).plus(DAY));
             assert!(late <= DAY.mul_f64(JITTER), "{late:?}");
-            assert_eq!(next_after(&run(state), DAY), due, "every process computes the same");
+            assert_eq!(next_after(&run(state), DAY, NOW), due, "every process computes the same");
         }
     }
 
     #[test]
     fn an_unfinished_walk_is_due_at_once_and_a_failed_one_after_an_hour_at_most() {
         let saved_at = Timestamp::from_millis(5_000);
-        assert_eq!(next_after(&run(RunState::Running), DAY), saved_at);
-        assert_eq!(next_after(&run(RunState::Failed), DAY), saved_at.plus(RETRY_MAX));
+        assert_eq!(next_after(&run(RunState::Running), DAY, NOW), saved_at);
+        assert_eq!(next_after(&run(RunState::Failed), DAY, NOW), saved_at.plus(RETRY_MAX));
         let every = Duration::from_secs(60);
-        assert_eq!(next_after(&run(RunState::Failed), every), saved_at.plus(every));
+        assert_eq!(next_after(&run(RunState::Failed), every, NOW), saved_at.plus(every));
     }
 }

@@ -1,9 +1,11 @@
 //! The reconciler against Clerk's API in memory: walks, deletions, faults, resumption, and any interleaving
 //! with webhooks.
 
+mod approvals;
 mod backfills;
 mod background;
 mod cascades;
+mod clock_steps;
 mod clocks;
 mod contradictions;
 mod cursors;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS};
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS, WAITLIST_ENTRIES};
 use rollbook_core::source::SourceError;
 use rollbook_reconciler::{INSTANCE_CHECKED_FOR, ReconcileError, ResyncOutcome, Resynced};
 use rollbook_testkit::events::{change_of, deleted, event};
@@ -190,4 +190,63 @@ async fn a_refresh_without_patience_does_not_ask_again() {
     let failed = reconciler.refresh("user_0000", &stop).await.expect_err("no answer");
     assert!(matches!(failed, ReconcileError::Source(SourceError::Unavailable(_))), "{failed:?}");
     assert!(reconciler.refresh("user_0000", &stop).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_object_that_clerk_cannot_read_alone_does_not_keep_the_others_from_being_read() {
+    let world = World::new();
+    world.populate(2, 0, 0);
+    let entry = json!({ "id": "wle_1", "created_at": at(1), "updated_at": at(1) });
+    world.webhook("msg_1", "waitlistEntry.created", at(1), &entry).await;
+    let source = Scripted::new(&world.clerk, |request| {
+        let is_unsupported = request == Request::Fetch(&WAITLIST_ENTRIES);
+        let error = SourceError::Unsupported("Clerk has no read of one object of this resource");
+        async move { if is_unsupported { Err(error) } else { Ok(()) } }.boxed()
+    });
+    let ids = ["wle_1", "user_0000"].map(str::to_owned);
+    let resynced = world.reconciler_of(source).resync(&ids, false, &CancellationToken::new()).await;
+    let outcomes: Vec<_> =
+        resynced.expect("a resync").into_iter().map(|of| (of.id, of.table, of.outcome)).collect();
+    let expected = [
+        ("user_0000".to_owned(), Some("users"), ResyncOutcome::Inserted),
+        ("wle_1".to_owned(), Some("waitlist_entries"), ResyncOutcome::NotReadable),
+    ];
+    assert_eq!(outcomes, expected);
+    assert!(!ResyncOutcome::NotReadable.is_success());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_of_a_day_delete_no_more_rows_than_a_run_may_and_a_resync_by_an_operator_is_not_limited() {
+    let world = World::new();
+    world.populate(60, 0, 0);
+    world.run().await.expect("a run");
+    world.pass(3600);
+    world.clerk.change(|objects| (0..30).for_each(|number| objects.remove(&USERS, &user_id(number))));
+    let (reconciler, stop) = (world.reconciler(), CancellationToken::new());
+    let refresh =
+        async |number: usize| reconciler.refresh(&user_id(number), &stop).await.map(|of| of.outcome);
+    for number in 0..20 {
+        assert_eq!(refresh(number).await, Ok(ResyncOutcome::Deleted), "{number}");
+        assert_eq!(refresh(number).await, Ok(ResyncOutcome::Absent), "{number}");
+    }
+    for _ in 0..2 {
+        assert_eq!(refresh(20).await, Ok(ResyncOutcome::Unproven), "an incident at Clerk, perhaps");
+    }
+    assert_eq!(world.living(&USERS).await.len(), 40);
+    assert_eq!(refresh(40).await, Ok(ResyncOutcome::Unchanged), "others are read");
+    assert_eq!(resync(&world, &["user_0020"], false).await, [ResyncOutcome::Deleted]);
+    tokio::time::advance(Duration::from_secs(86_400)).await;
+    assert_eq!(refresh(21).await, Ok(ResyncOutcome::Deleted), "the next day");
+}
+
+#[tokio::test]
+async fn a_refresh_deletes_no_organization_with_more_members_than_a_run_may_delete() {
+    let world = World::new();
+    world.populate(30, 2, 42);
+    world.run().await.expect("a run");
+    world.pass(3600);
+    world.clerk.change(|objects| objects.remove(&ORGANIZATIONS, "org_0000"));
+    let refreshed = world.reconciler().refresh("org_0000", &CancellationToken::new()).await;
+    assert_eq!(refreshed.map(|of| of.outcome), Ok(ResyncOutcome::Unproven));
+    assert_eq!(world.living(&ORGANIZATION_MEMBERSHIPS).await.len(), 42);
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use prometheus::Registry;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, USERS};
+use rollbook_core::drift::Drift;
 use rollbook_core::source::SourceError;
-use rollbook_core::store::RunState;
+use rollbook_core::store::{Held, HeldKey, HeldState, RunState};
 use rollbook_core::time::Timestamp;
 use rollbook_reconciler::{ReconcileMetrics, RunRequest, Schedule, Status};
 use serde_json::{Value, json};
@@ -124,14 +125,7 @@ async fn only_a_full_run_counts_as_the_last_success_and_each_resource_shows_its_
     world.populate(20, 5, 5);
     let registry = Registry::new();
     let metrics = ReconcileMetrics::new(&registry).expect("metrics");
-    let value = |name: &str, label: &str| {
-        let families = registry.gather();
-        let family = families.iter().find(|family| family.name() == name).expect("the metric");
-        let of = |metric: &&prometheus::proto::Metric| {
-            label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label)
-        };
-        family.get_metric().iter().filter(of).map(|metric| metric.get_gauge().get_value()).sum::<f64>()
-    };
+    let value = |name: &str, label: &str| shown(&registry, name, label);
     let success = "rollbook_reconcile_last_success_timestamp_seconds";
     world.run_as(&RunRequest { only: vec![&USERS], ..RunRequest::default() }).await.expect("a run");
     metrics.refresh(world.store.as_ref()).await.expect("the store answers");
@@ -152,4 +146,73 @@ async fn only_a_full_run_counts_as_the_last_success_and_each_resource_shows_its_
     );
     assert!((value("rollbook_reconcile_drift", "organizations") - 5.0).abs() < 0.5, "of the full run");
     assert!(value("rollbook_reconcile_drift", "users") < 0.5, "of the last run");
+}
+
+/// Metrics, and the sum of a metric's values with a label.
+fn shown(registry: &Registry, name: &str, label: &str) -> f64 {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name).expect("the metric");
+    let of = |metric: &&prometheus::proto::Metric| {
+        label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label)
+    };
+    family.get_metric().iter().filter(of).map(|metric| metric.get_gauge().get_value()).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_runs_of_named_resources_hide_no_full_walk() {
+    let world = World::new();
+    world.populate(20, 5, 5);
+    world.run().await.expect("a full run");
+    let request = RunRequest { only: vec![&USERS], ..RunRequest::default() };
+    for _ in 0..25 {
+        world.pass(60);
+        world.run_as(&request).await.expect("a run");
+    }
+    let registry = Registry::new();
+    let metrics = ReconcileMetrics::new(&registry).expect("metrics");
+    metrics.refresh(world.store.as_ref()).await.expect("the store answers");
+    assert!(shown(&registry, "rollbook_reconcile_last_success_timestamp_seconds", "") > 1.0);
+    keep(&world, 100).await;
+    assert_eq!(world.store.runs(100).await.expect("runs").len(), 26, "the next full walk is due in a day");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_no_longer_counts_shows_no_difference_and_what_an_operator_settles_shows_during_a_walk()
+{
+    let world = World::new();
+    world.populate(5, 0, 0);
+    world.run().await.expect("a run");
+    let registry = Registry::new();
+    let metrics = ReconcileMetrics::new(&registry).expect("metrics");
+    metrics.counted(&[("users", 7)]);
+    world.store.lock("schedule", "other", Duration::from_secs(3_600)).await.expect("the store locks");
+    let schedule = Schedule { every: None, check_every: Some(Duration::from_secs(300)) };
+    let (reconciler, stop) = (world.reconciler(), CancellationToken::new());
+    let ticks = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        stop.cancel();
+    };
+    tokio::join!(reconciler.keep_schedule(schedule, metrics.clone(), stop.clone()), ticks);
+    assert!(shown(&registry, "rollbook_count_difference", "users") < 0.5, "another process counts");
+
+    // A walk that waits for Clerk, for as long as it takes.
+    let waits = Scripted::new(&world.clerk, |request| {
+        let waits = matches!(request, Request::Page(_));
+        async move { if waits { std::future::pending().await } else { Ok(()) } }.boxed()
+    });
+    world.store.unlock("schedule", "other").await.expect("the store unlocks");
+    world.pass(90_000);
+    let key = HeldKey { table: "users".to_owned(), id: "user_0001".to_owned() };
+    let noted_at = Timestamp::from_millis(world.now());
+    let held = Held { key, kind: Drift::WronglyDeleted, state: HeldState::Waiting, noted_at };
+    let schedule = Schedule { every: Some(Duration::from_secs(86_400)), check_every: None };
+    let (reconciler, stop) = (world.reconciler_of(waits), CancellationToken::new());
+    let during = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        world.store.hold("run_1", &[held]).await.expect("the store holds");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!((shown(&registry, "rollbook_reconcile_held", "wrongly_deleted") - 1.0).abs() < 0.5);
+        stop.cancel();
+    };
+    tokio::join!(reconciler.keep_schedule(schedule, metrics, stop.clone()), during);
 }

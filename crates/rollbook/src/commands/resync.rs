@@ -71,6 +71,7 @@ const fn meaning(outcome: ResyncOutcome) -> &'static str {
         ResyncOutcome::Erased => "erased by an operator: it stays erased",
         ResyncOutcome::Refused => "refused: the row does not take the change",
         ResyncOutcome::Unproven => "unknown: Clerk's answers do not prove whether it exists",
+        ResyncOutcome::NotReadable => "not read: Clerk's API has no read of one object of this table",
         ResyncOutcome::UnknownKind => "unknown: not a user or an organization, and no row has this id",
     }
 }
@@ -85,6 +86,7 @@ const fn fix(outcome: ResyncOutcome) -> Option<&'static str> {
         ResyncOutcome::Unproven => {
             Some("try again in five minutes: Clerk's answer may be older than a row that was written lately")
         }
+        ResyncOutcome::NotReadable => Some("rollbook reconcile reads its list"),
         ResyncOutcome::UnknownKind => Some(
             "rollbook reconcile reads every object that Clerk's API lists; sessions, subscriptions and payments come by \
              webhooks only",

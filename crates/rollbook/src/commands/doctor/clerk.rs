@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollbook_core::source::{Instance, Source as _, SourceError};
-use rollbook_core::store::{FullStore, RunState, StoreError};
+use rollbook_core::store::{Freshness, FullStore, RunState, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_operator::words::{span, thousands};
 use rollbook_reconciler::{CLOCK_SKEW_MAX, RunView, Status};
@@ -47,10 +47,11 @@ pub(super) async fn api(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) 
     let asked = in_time(async { Ok::<_, String>(api.instance().await) }).await;
     let now = asked_at.plus(clock.now().since(asked_at) / 2);
     let runs = status.as_ref().map_or(&[][..], |status| &status.runs);
+    let known = known_instances(config, clock).await;
     let mut findings = match asked {
         Ok(Ok(instance)) => vec![
             ok(KEY, format!("Clerk accepts it; it is of a {} instance", instance.environment)),
-            judge_instance(&instance.id, config.settings.clerk_instance_id.as_deref(), runs),
+            judge_instance(&instance.id, config.settings.clerk_instance_id.as_deref(), &known, runs),
             judge_clock(now, &instance),
         ],
         Ok(Err(error @ SourceError::Refused(_))) => {
@@ -89,12 +90,31 @@ async fn lacking(config: &Config, clock: &Arc<dyn Clock>) -> Option<String> {
     }
 }
 
-fn judge_instance(found: &str, configured: Option<&str>, runs: &[RunView]) -> Finding {
+/// Returns the instances that the store remembers of events and runs.
+async fn known_instances(config: &Config, clock: &Arc<dyn Clock>) -> Vec<String> {
+    let Ok(store) = wire::open_store(config, clock.clone()) else { return Vec::new() };
+    let records = in_time(store.freshness()).await.unwrap_or_default();
+    records.iter().filter_map(Freshness::instance).map(str::to_owned).collect()
+}
+
+/// Judges as a run does.
+fn judge_instance(found: &str, configured: Option<&str>, known: &[String], runs: &[RunView]) -> Finding {
     let of_run = runs.iter().find_map(|run| run.instance.as_deref());
-    let (expected, known_by) = match (configured, of_run) {
-        (Some(id), _) => (id, "CLERK_INSTANCE_ID"),
-        (None, Some(id)) => (id, "the last reconciliation"),
-        (None, None) => {
+    let (expected, known_by) = match (configured, known, of_run) {
+        (Some(id), _, _) => (id, "CLERK_INSTANCE_ID"),
+        (None, [_, _, ..], _) => {
+            return failed(
+                INSTANCE,
+                format!(
+                    "the rows of the store come from several Clerk instances: {}. No reconciliation runs",
+                    known.join(", ")
+                ),
+                "set CLERK_INSTANCE_ID to the instance that this store is for, for the workers too",
+            );
+        }
+        (None, [id], _) => (id.as_str(), "the store, by its events and runs,"),
+        (None, [], Some(id)) => (id, "the last reconciliation"),
+        (None, [], None) => {
             return ok(
                 INSTANCE,
                 format!("{found}; nothing to compare it with before the first reconciliation"),
@@ -200,7 +220,22 @@ mod tests {
             (None, Some("ins_1"), State::Ok),
             (None, Some("ins_2"), State::Failed),
         ] {
-            let finding = judge_instance("ins_1", configured, &[run(None), run(last)]);
+            let finding = judge_instance("ins_1", configured, &[], &[run(None), run(last)]);
+            assert_eq!(finding.state, state, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn the_instance_of_the_key_is_compared_with_those_that_the_store_remembers_as_a_run_does() {
+        for (configured, known, state) in [
+            (None, &["ins_1"][..], State::Ok),
+            (None, &["ins_2"], State::Failed),
+            (None, &["ins_1", "ins_2"], State::Failed),
+            (Some("ins_1"), &["ins_2"], State::Ok),
+            (Some("ins_2"), &["ins_1"], State::Failed),
+        ] {
+            let known: Vec<String> = known.iter().map(|id| (*id).to_owned()).collect();
+            let finding = judge_instance("ins_1", configured, &known, &[]);
             assert_eq!(finding.state, state, "{finding:?}");
         }
     }
