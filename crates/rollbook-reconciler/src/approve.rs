@@ -103,7 +103,7 @@ impl Context {
             }
         }
         self.recount_held(resource).await?;
-        // An approval is no walk: what later checks hold still waits.
+        // An approval is not a walk: what later checks hold still waits.
         self.save_walk(resource, false).await
     }
 }

@@ -93,7 +93,9 @@ impl Refresh for FromClerk {
             ResyncOutcome::Unproven => {
                 "Clerk's answers do not prove whether the object exists; try again later"
             }
-            ResyncOutcome::NotReadable | ResyncOutcome::UnknownKind => "the id is not of a user or an organization",
+            ResyncOutcome::NotReadable | ResyncOutcome::UnknownKind => {
+                "the id is not of a user or an organization"
+            }
         };
         Err(RefreshError(problem.to_owned()))
     }

@@ -1,4 +1,4 @@
-//! What an approval leaves as it is: it is no walk, and counts for no other run.
+//! An approval is not a walk, and settles nothing of other runs.
 
 use std::time::Duration;
 

@@ -16,7 +16,7 @@ use super::world::{World, user_object};
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// Keeps a schedule for this time. `during` runs beside it.
+/// Keeps a schedule for this time. `during` runs at the same time.
 async fn keep(reconciler: &Reconciler, time: Duration, during: impl Future<Output = ()>) {
     let metrics = ReconcileMetrics::new(&Registry::new()).expect("metrics");
     let schedule =
