@@ -82,14 +82,14 @@ impl Service {
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
         let applied = store.clone().filter(|_| faces.worker);
+        let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
         let source = match &applied {
-            Some(store) => start_reconciliation(config, &mut supervisor, store.clone(), &clock, &registry)?,
+            Some(store) => start_reconciliation(config, &mut supervisor, store, &clock, &calls, &registry)?,
             None => None,
         };
         let api = applied.clone().zip(ports.api);
         let api_listening = start_api(config, &secrets, &mut supervisor, api, &clock, source, &registry)?;
         start_forwards(config, &secrets, &mut supervisor, applied.clone(), &clock, &registry)?;
-        let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
         let (mut live, mut applying) = (Vec::new(), None);
         if let Some(store) = applied {
             let settings = worker_settings(config);
@@ -172,12 +172,14 @@ impl Service {
 fn start_reconciliation(
     config: &Config,
     supervisor: &mut Supervisor,
-    store: Arc<dyn FullStore>,
+    store: &Arc<dyn FullStore>,
     clock: &Arc<dyn Clock>,
+    calls: &WorkerCalls,
     registry: &Registry,
 ) -> anyhow::Result<Option<Arc<ClerkApi>>> {
     let source = reconciliation::source(config, registry)?;
-    let reconciliation = Reconciliation::new(config, source.clone(), store, clock.clone(), registry)?;
+    let (store, clock, deliveries) = (store.clone(), clock.clone(), calls.counter());
+    let reconciliation = Reconciliation::new(config, source.clone(), store, clock, deliveries, registry)?;
     supervisor.start("reconciliation", |stop| async move {
         reconciliation.run(stop).await;
         Ok(())
