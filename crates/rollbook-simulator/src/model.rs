@@ -46,6 +46,20 @@ pub(crate) trait Entity {
     fn columns(&self, data: Object) -> Object;
 }
 
+/// The methods of [`Entity`] that return the fields `id` and `times`.
+macro_rules! id_and_times {
+    () => {
+        fn id(&self) -> &str {
+            &self.id
+        }
+
+        fn times(&mut self) -> &mut Times {
+            &mut self.times
+        }
+    };
+}
+use id_and_times;
+
 impl Times {
     pub(crate) fn created(at: Timestamp) -> Self {
         Self { created_at: at, updated_at: at, event_at: at }

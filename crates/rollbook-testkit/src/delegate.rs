@@ -1,8 +1,35 @@
-//! Delegation of a large port to the store inside.
+//! Delegation of a large port to the store or queue inside.
 
-/// Implements `Reconciliation` for a type: each call is that of the store `$inner`, and `$done` awaits it.
-macro_rules! delegate_reconciliation {
-    ($of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
+/// Implements a port for a type: each call is that of the store or queue `$inner`, and `$done` awaits it.
+macro_rules! delegate {
+    (Rows, $($how:tt)+) => {
+        const _: () = {
+            use ::rollbook_core::catalog::Resource;
+            use ::rollbook_core::store::{PendingCascades, ReadProgress, RowView, Rows, StoreError};
+
+            $crate::delegate::delegate! { @calls Rows, StoreError, $($how)+; {}
+                get(resource: &'static Resource, id: &str) -> Option<RowView>;
+                rows(resource: &'static Resource, after: Option<&str>, limit: usize) -> Vec<RowView>;
+                rows_where(resource: &'static Resource, column: &'static str, value: &str, limit: usize)
+                    -> Vec<RowView>;
+                ids_holding(resource: &'static Resource, texts: &[String], limit: usize, progress: &ReadProgress<'_>)
+                    -> Vec<String>;
+                cascades(about: Option<&str>, limit: usize) -> PendingCascades;
+            }
+        };
+    };
+    (Ledger, $($how:tt)+) => {
+        const _: () = {
+            use ::rollbook_core::delivery::MessageId;
+            use ::rollbook_core::store::{Ledger, LedgerEntry, StoreError};
+
+            $crate::delegate::delegate! { @calls Ledger, StoreError, $($how)+; {}
+                delivery(id: &MessageId) -> Option<LedgerEntry>;
+                deliveries(subject_id: &str, limit: usize) -> Vec<LedgerEntry>;
+            }
+        };
+    };
+    (Reconciliation, $($how:tt)+) => {
         const _: () = {
             use ::rollbook_core::catalog::Resource;
             use ::rollbook_core::merge::SubjectState;
@@ -13,7 +40,7 @@ macro_rules! delegate_reconciliation {
             };
             use ::rollbook_core::time::Timestamp;
 
-            $crate::delegate::delegate_reconciliation! { @calls $of, $this => $inner, $call => $done;
+            $crate::delegate::delegate! { @calls Reconciliation, StoreError, $($how)+; {}
                 check_records() -> ();
                 heads(resource: &'static Resource, ids: &[&str]) -> Vec<Head>;
                 contents(resource: &'static Resource, ids: &[&str]) -> Vec<(String, String)>;
@@ -38,76 +65,30 @@ macro_rules! delegate_reconciliation {
             }
         };
     };
-    (@calls $of:ty, $this:ident => $inner:expr, $call:ident => $done:expr;
-        $($method:ident($($name:ident: $type:ty),*) -> $output:ty;)+) => {
-        #[::async_trait::async_trait]
-        impl Reconciliation for $of {
-            $(
-                async fn $method(&self $(, $name: $type)*) -> Result<$output, StoreError> {
-                    let $this = self;
-                    let $call = $inner.$method($($name),*);
-                    $done
-                }
-            )+
-        }
-    };
-}
-
-/// Implements `Changes` for a type, likewise.
-macro_rules! delegate_changes {
-    ($of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
+    (Changes, $of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
         const _: () = {
-            use ::std::time::Duration;
-
             use ::rollbook_core::store::{
                 Changes, ChangesError, ChangesPage, ChangesQuery, FeedState, Generation, Position, StoreError,
             };
             use ::rollbook_core::time::Timestamp;
 
-            #[::async_trait::async_trait]
-            impl Changes for $of {
-                async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, ChangesError> {
-                    let $this = self;
-                    let $call = async { Ok::<_, StoreError>($inner.changes(query).await) };
-                    let answer: Result<_, StoreError> = $done;
-                    answer?
+            $crate::delegate::delegate! { @calls Changes, StoreError, $of, $this => $inner, $call => $done;
+                {
+                    async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, ChangesError> {
+                        let $this = self;
+                        let $call = async { Ok::<_, StoreError>($inner.changes(query).await) };
+                        let answer: Result<_, StoreError> = $done;
+                        answer?
+                    }
                 }
-
-                async fn feed(&self) -> Result<FeedState, StoreError> {
-                    let $this = self;
-                    let $call = $inner.feed();
-                    $done
-                }
-
-                async fn position_before(&self, at: Timestamp) -> Result<Position, StoreError> {
-                    let $this = self;
-                    let $call = $inner.position_before(at);
-                    $done
-                }
-
-                async fn wait_for_change(
-                    &self,
-                    after: Position,
-                    timeout: Duration,
-                ) -> Result<bool, StoreError> {
-                    let $this = self;
-                    let $call = $inner.wait_for_change(after, timeout);
-                    $done
-                }
-
-                async fn renew_feed(&self) -> Result<Generation, StoreError> {
-                    let $this = self;
-                    let $call = $inner.renew_feed();
-                    $done
-                }
+                feed() -> FeedState;
+                position_before(at: Timestamp) -> Position;
+                wait_for_change(after: Position, timeout: ::std::time::Duration) -> bool;
+                renew_feed() -> Generation;
             }
         };
     };
-}
-
-/// Implements `Forwards` for a type, likewise.
-macro_rules! delegate_forwards {
-    ($of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
+    (Forwards, $($how:tt)+) => {
         const _: () = {
             use ::std::time::Duration;
 
@@ -116,7 +97,7 @@ macro_rules! delegate_forwards {
             };
             use ::rollbook_core::time::Timestamp;
 
-            $crate::delegate::delegate_forwards! { @calls $of, $this => $inner, $call => $done;
+            $crate::delegate::delegate! { @calls Forwards, StoreError, $($how)+; {}
                 check_forwards() -> ();
                 take_forward(name: &str, holder: &str, hold_for: Duration, begin: Position) -> Option<Forward>;
                 save_forward(name: &str, epoch: u64, hold_for: Duration, progress: &ForwardProgress) -> bool;
@@ -129,12 +110,51 @@ macro_rules! delegate_forwards {
             }
         };
     };
-    (@calls $of:ty, $this:ident => $inner:expr, $call:ident => $done:expr;
+    (Access, $($how:tt)+) => {
+        const _: () = {
+            use ::rollbook_core::store::{Access, ContextRows, Member, MembersOf, StoreError};
+
+            $crate::delegate::delegate! { @calls Access, StoreError, $($how)+; {}
+                context(user_id: &str, organization_id: Option<&str>) -> ContextRows;
+                members(of: MembersOf<'_>, after: Option<&str>, limit: usize) -> Vec<Member>;
+            }
+        };
+    };
+    (QueueAdmin, $($how:tt)+) => {
+        const _: () = {
+            use ::rollbook_core::delivery::MessageId;
+            use ::rollbook_core::queue::{
+                Audit, BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Durability,
+                MessagesCursor, MessagesPage, QueueAdmin, QueueError, QueueStats, QueuedMessage,
+            };
+
+            $crate::delegate::delegate! { @calls QueueAdmin, QueueError, $($how)+; {}
+                stats() -> QueueStats;
+                dead_letters(filter: &DeadLetterFilter, after: Option<DeadLetterPosition>, limit: usize)
+                    -> Vec<DeadLetter>;
+                newest_dead_letters(filter: &DeadLetterFilter, before: Option<DeadLetterPosition>, limit: usize)
+                    -> Vec<DeadLetter>;
+                discards(id: &MessageId) -> Vec<Discard>;
+                redrive(filter: &DeadLetterFilter, after: Option<DeadLetterPosition>, limit: usize) -> BulkStep;
+                discard(filter: &DeadLetterFilter, after: Option<DeadLetterPosition>, limit: usize) -> BulkStep;
+                messages(after: Option<&MessagesCursor>, limit: usize) -> MessagesPage;
+                message(id: &MessageId) -> Option<QueuedMessage>;
+                remove_many(ids: &[MessageId]) -> usize;
+                durability() -> Durability;
+                count_dead_letters(filter: &DeadLetterFilter, after: Option<DeadLetterPosition>, limit: usize)
+                    -> BulkStep;
+                audit(repair: bool) -> Audit;
+            }
+        };
+    };
+    (@calls $port:ident, $error:ty, $of:ty, $this:ident => $inner:expr, $call:ident => $done:expr;
+        { $($others:tt)* }
         $($method:ident($($name:ident: $type:ty),*) -> $output:ty;)+) => {
         #[::async_trait::async_trait]
-        impl Forwards for $of {
+        impl $port for $of {
+            $($others)*
             $(
-                async fn $method(&self $(, $name: $type)*) -> Result<$output, StoreError> {
+                async fn $method(&self $(, $name: $type)*) -> Result<$output, $error> {
                     let $this = self;
                     let $call = $inner.$method($($name),*);
                     $done
@@ -144,40 +164,4 @@ macro_rules! delegate_forwards {
     };
 }
 
-/// Implements `Access` for a type, likewise.
-macro_rules! delegate_access {
-    ($of:ty, $this:ident => $inner:expr, $call:ident => $done:expr) => {
-        const _: () = {
-            use ::rollbook_core::store::{Access, ContextRows, Member, MembersOf, StoreError};
-
-            #[::async_trait::async_trait]
-            impl Access for $of {
-                async fn context(
-                    &self,
-                    user_id: &str,
-                    organization_id: Option<&str>,
-                ) -> Result<ContextRows, StoreError> {
-                    let $this = self;
-                    let $call = $inner.context(user_id, organization_id);
-                    $done
-                }
-
-                async fn members(
-                    &self,
-                    of: MembersOf<'_>,
-                    after: Option<&str>,
-                    limit: usize,
-                ) -> Result<Vec<Member>, StoreError> {
-                    let $this = self;
-                    let $call = $inner.members(of, after, limit);
-                    $done
-                }
-            }
-        };
-    };
-}
-
-pub(crate) use delegate_access;
-pub(crate) use delegate_changes;
-pub(crate) use delegate_forwards;
-pub(crate) use delegate_reconciliation;
+pub(crate) use delegate;

@@ -11,7 +11,6 @@
 //! });
 //! ```
 
-mod admin;
 mod gate;
 
 use std::sync::Arc;
@@ -20,19 +19,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
-use rollbook_core::delivery::{Delivery, MessageId};
+use rollbook_core::delivery::Delivery;
 use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
     Consumer, Enqueued, Lease, LeaseRequest, Producer, QueueAdmin, QueueError, Settled, Settlement,
 };
 use rollbook_core::store::{
-    CascadeStep, ErasedCounts, Erasure, ErasureProgress, FullStore, Ledger, LedgerEntry, PendingCascades,
-    ReadProgress, RetentionLimits, RetentionStep, RowView, Rows, SequenceStep, Store, StoreError,
+    CascadeStep, ErasedCounts, Erasure, ErasureProgress, FullStore, RetentionLimits, RetentionStep,
+    SequenceStep, Store, StoreError,
 };
 use rollbook_core::time::Timestamp;
 
 pub use self::gate::Gate;
-use crate::delegate::{delegate_access, delegate_changes, delegate_forwards, delegate_reconciliation};
+use crate::delegate::delegate;
 
 /// Fault of one call.
 #[derive(Clone, Debug)]
@@ -181,58 +180,6 @@ impl Store for FaultyStore {
 }
 
 #[async_trait]
-impl Rows for FaultyStore {
-    async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
-        (self.script)(StoreCall::Read).strike(self.inner.get(resource, id)).await
-    }
-
-    async fn rows(
-        &self,
-        resource: &'static Resource,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        (self.script)(StoreCall::Read).strike(self.inner.rows(resource, after, limit)).await
-    }
-
-    async fn rows_where(
-        &self,
-        resource: &'static Resource,
-        column: &'static str,
-        value: &str,
-        limit: usize,
-    ) -> Result<Vec<RowView>, StoreError> {
-        (self.script)(StoreCall::Read).strike(self.inner.rows_where(resource, column, value, limit)).await
-    }
-
-    async fn ids_holding(
-        &self,
-        resource: &'static Resource,
-        texts: &[String],
-        limit: usize,
-        progress: &ReadProgress<'_>,
-    ) -> Result<Vec<String>, StoreError> {
-        let found = self.inner.ids_holding(resource, texts, limit, progress);
-        (self.script)(StoreCall::Read).strike(found).await
-    }
-
-    async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {
-        (self.script)(StoreCall::Read).strike(self.inner.cascades(about, limit)).await
-    }
-}
-
-#[async_trait]
-impl Ledger for FaultyStore {
-    async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
-        (self.script)(StoreCall::Read).strike(self.inner.delivery(id)).await
-    }
-
-    async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
-        (self.script)(StoreCall::Read).strike(self.inner.deliveries(subject_id, limit)).await
-    }
-}
-
-#[async_trait]
 impl Erasure for FaultyStore {
     async fn erase_in_steps(
         &self,
@@ -248,29 +195,12 @@ impl Erasure for FaultyStore {
     }
 }
 
-delegate_access!(
-    FaultyStore,
-    faulty => faulty.inner,
-    call => (faulty.script)(StoreCall::Read).strike(call).await
-);
-
-delegate_changes!(
-    FaultyStore,
-    faulty => faulty.inner,
-    call => (faulty.script)(StoreCall::Read).strike(call).await
-);
-
-delegate_forwards!(
-    FaultyStore,
-    store => store.inner,
-    call => (store.script)(StoreCall::Forward).strike(call).await
-);
-
-delegate_reconciliation!(
-    FaultyStore,
-    store => store.inner,
-    call => (store.script)(StoreCall::Reconcile).strike(call).await
-);
+delegate!(Rows, FaultyStore, store => store.inner, call => (store.script)(StoreCall::Read).strike(call).await);
+delegate!(Ledger, FaultyStore, store => store.inner, call => (store.script)(StoreCall::Read).strike(call).await);
+delegate!(Access, FaultyStore, store => store.inner, call => (store.script)(StoreCall::Read).strike(call).await);
+delegate!(Changes, FaultyStore, store => store.inner, call => (store.script)(StoreCall::Read).strike(call).await);
+delegate!(Forwards, FaultyStore, store => store.inner, call => (store.script)(StoreCall::Forward).strike(call).await);
+delegate!(Reconciliation, FaultyStore, store => store.inner, call => (store.script)(StoreCall::Reconcile).strike(call).await);
 
 macro_rules! faulty_queue_port {
     ($name:ident, $port:ident, $what:literal) => {
@@ -295,6 +225,8 @@ macro_rules! faulty_queue_port {
 faulty_queue_port!(FaultyProducer, Producer, "receiver");
 faulty_queue_port!(FaultyConsumer, Consumer, "worker");
 faulty_queue_port!(FaultyAdmin, QueueAdmin, "operator");
+
+delegate!(QueueAdmin, FaultyAdmin, queue => queue.inner, call => (queue.script)(QueueCall::Admin).strike(call).await);
 
 #[async_trait]
 impl Producer for FaultyProducer {

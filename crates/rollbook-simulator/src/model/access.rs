@@ -3,7 +3,7 @@
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Entity, Object, Times, data_of, iso, object, row, with};
+use super::{Entity, Object, Times, data_of, id_and_times, iso, object, row, with};
 
 /// Invitation URL with a sign-in ticket. The ticket grants access, so it must not be in any row.
 const TICKET: &str =
@@ -112,13 +112,7 @@ impl Templates {
 impl Entity for Invitation {
     const TABLE: &'static str = "organization_invitations";
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn times(&mut self) -> &mut Times {
-        &mut self.times
-    }
+    id_and_times!();
 
     fn data(&self, templates: &super::Templates) -> Object {
         let changes = json!({
@@ -166,13 +160,7 @@ impl Entity for Invitation {
 impl Entity for Domain {
     const TABLE: &'static str = "organization_domains";
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn times(&mut self) -> &mut Times {
-        &mut self.times
-    }
+    id_and_times!();
 
     fn data(&self, templates: &super::Templates) -> Object {
         let templates = &templates.access;
@@ -212,13 +200,7 @@ impl Entity for Domain {
 impl Entity for Session {
     const TABLE: &'static str = "sessions";
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn times(&mut self) -> &mut Times {
-        &mut self.times
-    }
+    id_and_times!();
 
     fn data(&self, templates: &super::Templates) -> Object {
         let changes = json!({
@@ -256,13 +238,7 @@ impl Entity for Session {
 impl Entity for Role {
     const TABLE: &'static str = "roles";
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn times(&mut self) -> &mut Times {
-        &mut self.times
-    }
+    id_and_times!();
 
     fn data(&self, templates: &super::Templates) -> Object {
         let changes = json!({
@@ -293,13 +269,7 @@ impl Entity for Role {
 impl Entity for Permission {
     const TABLE: &'static str = "permissions";
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn times(&mut self) -> &mut Times {
-        &mut self.times
-    }
+    id_and_times!();
 
     fn data(&self, templates: &super::Templates) -> Object {
         let changes = json!({
@@ -328,13 +298,7 @@ impl Entity for Permission {
 impl Entity for Entry {
     const TABLE: &'static str = "waitlist_entries";
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn times(&mut self) -> &mut Times {
-        &mut self.times
-    }
+    id_and_times!();
 
     fn data(&self, templates: &super::Templates) -> Object {
         let templates = &templates.access;

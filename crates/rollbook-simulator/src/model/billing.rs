@@ -3,7 +3,7 @@
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Entity, Object, Times, data_of, iso, object, row, with};
+use super::{Entity, Object, Times, data_of, id_and_times, iso, object, row, with};
 
 /// Paying user or organization.
 #[derive(Clone)]
@@ -119,13 +119,7 @@ impl Item {
 impl Entity for Subscription {
     const TABLE: &'static str = "subscriptions";
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn times(&mut self) -> &mut Times {
-        &mut self.times
-    }
+    id_and_times!();
 
     fn data(&self, templates: &super::Templates) -> Object {
         let millis = |at: Option<Timestamp>| at.map(Timestamp::as_millis);
@@ -167,13 +161,7 @@ impl Entity for Subscription {
 impl Entity for Item {
     const TABLE: &'static str = "subscription_items";
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn times(&mut self) -> &mut Times {
-        &mut self.times
-    }
+    id_and_times!();
 
     fn data(&self, templates: &super::Templates) -> Object {
         let plan = json!({
@@ -226,13 +214,7 @@ impl Entity for Item {
 impl Entity for Attempt {
     const TABLE: &'static str = "payment_attempts";
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn times(&mut self) -> &mut Times {
-        &mut self.times
-    }
+    id_and_times!();
 
     fn data(&self, templates: &super::Templates) -> Object {
         let money = json!({ "amount": self.amount, "currency": "USD", "currency_symbol": "$" });

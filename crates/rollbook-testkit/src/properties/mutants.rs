@@ -23,7 +23,7 @@ use super::convergence::{converges, runtime};
 use super::history::histories;
 use crate::clock::ManualClock;
 use crate::conformance::store::StoreHarness;
-use crate::delegate::{delegate_access, delegate_changes, delegate_forwards, delegate_reconciliation};
+use crate::delegate::delegate;
 use crate::events::START;
 use crate::memory::store::{MemoryStore, StoredRow, view};
 
@@ -289,10 +289,10 @@ impl Erasure for Mutant {
     }
 }
 
-delegate_reconciliation!(Mutant, mutant => mutant.rest, call => call.await);
-delegate_changes!(Mutant, mutant => mutant.rest, call => call.await);
-delegate_forwards!(Mutant, mutant => mutant.rest, call => call.await);
-delegate_access!(Mutant, mutant => mutant.rest, call => call.await);
+delegate!(Reconciliation, Mutant, mutant => mutant.rest, call => call.await);
+delegate!(Changes, Mutant, mutant => mutant.rest, call => call.await);
+delegate!(Forwards, Mutant, mutant => mutant.rest, call => call.await);
+delegate!(Access, Mutant, mutant => mutant.rest, call => call.await);
 
 struct Harness {
     mutant: Arc<Mutant>,
