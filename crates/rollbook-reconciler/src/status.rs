@@ -232,6 +232,15 @@ async fn waiting_ids(
     Ok(ids)
 }
 
+impl RunView {
+    /// Whether the run writes what it finds, and walks every resource that a reconciliation repairs. Others say nothing about
+    /// whether the tables are in sync.
+    pub fn is_full(&self) -> bool {
+        let walks = |resource: &&Resource| self.resources.iter().any(|of| of.resource == resource.table);
+        !self.dry_run && RECONCILED.iter().all(walks)
+    }
+}
+
 impl From<Run> for RunView {
     fn from(run: Run) -> Self {
         let Run { id, started_at, saved_at, finished_at, state, is_dry, progress, last_error } = run;

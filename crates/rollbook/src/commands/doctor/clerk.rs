@@ -145,6 +145,11 @@ fn judge_clock(now: Timestamp, instance: &Instance) -> Finding {
     )
 }
 
+/// Returns the run to judge: the last of all resources, or where none is known the last of any.
+fn judged(runs: &[RunView]) -> Option<&RunView> {
+    runs.iter().find(|run| run.is_full()).or_else(|| runs.first())
+}
+
 /// Judges the last run and the objects that wait for approval.
 fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
     let every = config.settings.reconcile_every.filter(|_| config.settings.clerk_secret_key.is_some());
@@ -157,7 +162,7 @@ fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
             "rollbook reconcile status names them, with the command that settles them",
         );
     }
-    let Some(run) = status.runs.first() else {
+    let Some(run) = judged(&status.runs) else {
         return match every {
             Some(_) => ok(RECONCILE, "none has run yet: a worker begins the first one by itself"),
             None => warning(
@@ -192,6 +197,9 @@ fn millis(span_of: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rollbook_core::source::RECONCILED;
+    use rollbook_reconciler::{ResourceProgress, ResourceView};
+
     use super::super::finding::State;
     use super::*;
 
@@ -222,6 +230,20 @@ mod tests {
         ] {
             let finding = judge_instance("ins_1", configured, &[], &[run(None), run(last)]);
             assert_eq!(finding.state, state, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn the_run_to_judge_is_the_last_of_all_resources_where_one_is_known() {
+        let resources = || RECONCILED.map(|of| ResourceView::from(&ResourceProgress::new(of.table))).into();
+        let full =
+            |id: &str, dry_run| RunView { run: id.to_owned(), dry_run, resources: resources(), ..run(None) };
+        assert!(judged(&[]).is_none());
+        for (runs, expected) in [
+            (vec![run(None), full("run_2", true), full("run_3", false), full("run_4", false)], "run_3"),
+            (vec![run(None), full("run_2", true)], "run_1"),
+        ] {
+            assert_eq!(judged(&runs).expect("a run").run, expected);
         }
     }
 
