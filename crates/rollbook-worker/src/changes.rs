@@ -2,7 +2,8 @@
 //!
 //! It runs after each batch of this process, and from time to time for the writes of others, such as `rollbook erase`. Every
 //! worker runs it; one at a time has the lock, and the others come back at once, since that one may have begun before the
-//! last commit. Rows do not depend on it: an error is logged once, and the next turn tries again.
+//! last commit. After a step of many lines it waits for a moment, so that under load one step takes the lines of several
+//! batches (decision 0206). Rows do not depend on it: an error is logged once, and the next turn tries again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,10 @@ use crate::shared::Shared;
 const REFRESH: Duration = Duration::from_secs(10);
 /// First and longest pause while another worker is at work.
 const BUSY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// Lines of a step after which the next one waits. At fewer, a step for each batch costs little, and readers get the lines at once.
+const MANY: u64 = 50;
+/// Minimum time between two steps of many lines: the next one then takes the lines of several batches.
+const GATHER: Duration = Duration::from_millis(25);
 /// Wait after a turn that failed, or while the store is unreachable.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// Maximum time for the lines of the last batches when the worker stops. Others, or the next start, move what is left.
@@ -25,10 +30,14 @@ const LAST_TURNS: Duration = Duration::from_secs(2);
 
 /// Gives positions until `stop`.
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
-    let (mut wait, mut busy, mut failing) = (BUSY.0, BUSY.0, false);
+    let (mut wait, mut busy, mut gather, mut failing) = (BUSY.0, BUSY.0, Duration::ZERO, false);
     let mut succeeded_at = Instant::now();
     loop {
         let due = async {
+            // A wait of no time would still wait for the timer's next tick.
+            if !gather.is_zero() {
+                sleep(gather).await;
+            }
             tokio::select! {
                 () = sleep(wait) => {}
                 () = shared.store.sequence_pending() => {}
@@ -48,6 +57,8 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                 (failing, succeeded_at) = (false, Instant::now());
                 shared.metrics.changes.note(&done);
                 busy = if done.has_more && done.moved == 0 { (busy * 2).min(BUSY.1) } else { BUSY.0 };
+                let is_many = done.moved >= MANY && !done.has_more;
+                gather = if is_many { GATHER } else { Duration::ZERO };
                 if done.has_more { busy } else { REFRESH.min(shared.settings.upkeep.interval) }
             }
             Err(error) => {

@@ -167,7 +167,9 @@ impl Trigger {
         )
     }
 
-    /// `was` says whether readers knew the row: a placeholder row, or a row that was reset, does not count yet.
+    /// An INSERT with ON CONFLICT fires both triggers, often one of them without rows: the short look at the table costs less than
+    /// the beginning of the statement (decision 0207). `was` says whether readers knew the row: a placeholder row, or a row that
+    /// was reset, does not count yet.
     fn body(&self, schema: &str) -> String {
         let Self { resource, operation } = self;
         let (table, is_update) = (resource.table, *operation == Operation::Update);
@@ -184,6 +186,9 @@ impl Trigger {
 DECLARE
     reading text := current_setting('rollbook.reading', true);
 BEGIN
+    IF NOT EXISTS (SELECT FROM new_rows) THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO "{schema}".changes_pending (resource, subject_id, kind, changed, origin, cause, event_at)
     SELECT '{table}', line.id, line.kind, line.changed,
            CASE WHEN line.origin <> 'reading' THEN line.origin WHEN reading LIKE 'backfill:%' THEN 'backfill' ELSE 'reconcile' END,

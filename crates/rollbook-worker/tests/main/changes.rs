@@ -108,6 +108,48 @@ async fn while_another_worker_is_at_work_this_one_comes_back_within_fifty_millis
     assert_eq!(bench.metric("rollbook_changes_pending_seconds").as_deref(), Some("0"));
 }
 
+/// Returns the time between the step after the first batch and that after the second, which is applied a millisecond later.
+async fn time_between_steps(moved: u64) -> Duration {
+    let bench = Bench::new();
+    let step = SequenceStep { moved, last: Some(7), ..SequenceStep::default() };
+    // The first is at the start.
+    let store = Scripted::new(&bench, [Ok(SequenceStep::default()), Ok(step)]);
+    let event = async {
+        tokio::time::sleep(SECOND).await;
+        store.noted.notify_one();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        store.noted.notify_one();
+        tokio::time::sleep(SECOND).await;
+    };
+    run_until(bench.worker_with_store(Shared(store.clone())), event).await.expect("it stops in order");
+    let asked = store.asked();
+    asked[2].saturating_sub(asked[1])
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_step_of_fifty_lines_the_next_one_waits_twenty_five_milliseconds_and_after_fewer_not() {
+    let (few, many) = (time_between_steps(49).await, time_between_steps(50).await);
+    assert!(few <= Duration::from_millis(3), "{few:?}");
+    assert!((Duration::from_millis(25)..=Duration::from_millis(28)).contains(&many), "{many:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_waits_after_many_lines_stops_at_once_and_leaves_none() {
+    let bench = Bench::new();
+    let many = SequenceStep { moved: 1_000, last: Some(7), ..SequenceStep::default() };
+    let store = Scripted::new(&bench, [Ok(many)]);
+    let event = async {
+        while store.asked.lock().expect("no panic").is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        store.noted.notify_one();
+    };
+    let began_at = Instant::now();
+    run_until(bench.worker_with_store(Shared(store.clone())), event).await.expect("it stops in order");
+    assert_eq!(store.asked().len(), 2, "a last step at the stop");
+    assert!(began_at.elapsed() < SECOND, "{:?}", began_at.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn positions_that_cannot_be_given_hold_up_no_delivery_and_are_tried_again() {
     let bench = Bench::new();

@@ -195,6 +195,24 @@ async fn a_transaction_that_stays_open_holds_up_no_other_change_and_comes_later_
     long.run("ROLLBACK").await;
 }
 
+/// A control too: the oldest transaction of the whole server, which some feeds wait for, is that of the other database.
+#[tokio::test]
+async fn a_transaction_that_stays_open_in_another_database_holds_up_no_change() {
+    let (world, other) = (World::new().await, World::empty().await);
+    let mut long = other.session().await;
+    long.run("BEGIN; CREATE TABLE public.theirs (id int); SELECT pg_current_xact_id()").await;
+    let store = world.store();
+    store.apply_many(&[user_change("user_1", 0), user_change("user_2", 0)]).await.expect("applied");
+    assert_eq!(ids(&lines(&store, 0).await), ["user_1", "user_2"]);
+    let is_held_back = format!(
+        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8 <= max(backend_xid::text::int8)
+         FROM pg_stat_activity WHERE datname = '{}'",
+        other.database
+    );
+    assert_eq!(world.psql(&is_held_back).await, "t\n", "a feed that waits for it would have nothing yet");
+    long.run("ROLLBACK").await;
+}
+
 /// Control: what a reader would miss who remembers the number of a bare sequence.
 #[tokio::test]
 async fn a_reader_of_a_bare_sequence_would_miss_a_change() {

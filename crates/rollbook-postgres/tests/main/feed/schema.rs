@@ -58,6 +58,30 @@ async fn a_function_of_another_release_is_replaced_and_one_that_is_right_is_left
     assert_eq!(ids(&lines(&store, 0).await), ["user_1"]);
 }
 
+/// Counts the locks of this session on the table of lines without a position.
+const LOCKS: &str = "SELECT count(*) FROM pg_locks
+                     WHERE relation = 'mirror_2.changes_pending'::regclass AND pid = pg_backend_pid()";
+
+#[tokio::test]
+async fn a_statement_that_writes_no_row_does_not_touch_the_feed() {
+    let world = World::new().await;
+    let locks = async |rows: &str| {
+        let written = world
+            .psql(&format!(
+                "BEGIN;
+                 INSERT INTO mirror_2.users (id, synced_at, synced_by, version_updated_at, version_event_at, version_hash)
+                 SELECT 'user_' || n, now(), 'msg_1', 1, 1, decode(md5('1'), 'hex') FROM generate_series(1, {rows}) AS n
+                 ON CONFLICT (id) DO UPDATE SET synced_by = excluded.synced_by;
+                 {LOCKS};
+                 COMMIT"
+            ))
+            .await;
+        written.lines().find_map(|line| line.parse::<u32>().ok())
+    };
+    assert_eq!(locks("0").await, Some(0), "both triggers run, and neither begins to write");
+    assert_eq!(locks("1").await, Some(1));
+}
+
 #[tokio::test]
 async fn whoever_may_write_a_row_records_the_change_and_needs_no_right_on_the_feed() {
     let (world, owner) = World::with_roles().await;
