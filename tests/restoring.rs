@@ -202,7 +202,7 @@ impl World {
             "the backup was made in the middle: {restored_last} of {last}"
         );
         assert_ne!(restored_feed, feed);
-        self.assert_refused(&format!("after={last}&feed={feed}"), "position-ahead").await;
+        self.assert_refused(&format!("after={last}&feed={feed}"), "feed-changed").await;
         self.assert_refused(&format!("after={restored_last}&feed={feed}"), "feed-changed").await;
         self.assert_refused(&format!("after={last}"), "position-ahead").await;
         let (succeeded, text) = self.command(&["changes", "list", "--after", &last.to_string()]);

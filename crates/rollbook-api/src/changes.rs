@@ -72,8 +72,7 @@ async fn page(api: &Shared, parameters: &Parameters) -> Result<Page, Problem> {
     let mut query = api.feed.query(parameters).await?;
     let mut is_checked = false;
     loop {
-        let page = api.feed.read(&query, parameters.expand).await?;
-        page.check_feed(parameters.feed)?;
+        let page = api.feed.read(&query, parameters.expand, parameters.feed).await?;
         query.after = page.through;
         if page.is_at_end() && !is_checked {
             api.feed.check_is_on().await?;

@@ -51,13 +51,40 @@ impl Page {
     pub(crate) fn is_at_end(&self) -> bool {
         self.changes.is_empty() && self.through >= self.last
     }
+}
 
-    /// Refuses a page of another feed than the one of the reader's position.
-    pub(crate) fn check_feed(&self, expected: Option<Generation>) -> Result<(), Problem> {
-        match expected.filter(|expected| *expected != self.feed) {
-            Some(_) => Err(Problem::feed_changed(self.feed)),
-            None => Ok(()),
+/// Reason why a reader gets no page.
+#[derive(Debug)]
+pub(crate) enum NoPage {
+    /// The store failed; the reader may go on later.
+    Store(StoreError),
+    /// The reader cannot go on at its position.
+    Refused(Problem),
+}
+
+impl From<ChangesError> for NoPage {
+    fn from(error: ChangesError) -> Self {
+        match error {
+            ChangesError::Store(error) => Self::Store(error),
+            refused => Self::Refused(refused.into()),
         }
+    }
+}
+
+impl From<NoPage> for Problem {
+    fn from(reason: NoPage) -> Self {
+        match reason {
+            NoPage::Store(error) => error.into(),
+            NoPage::Refused(problem) => problem,
+        }
+    }
+}
+
+/// Refuses a reader whose position belongs to another generation of the feed.
+fn check_generation(now: Generation, expected: Option<Generation>) -> Result<(), NoPage> {
+    match expected.filter(|expected| *expected != now) {
+        Some(_) => Err(NoPage::Refused(Problem::feed_changed(now))),
+        None => Ok(()),
     }
 }
 
@@ -84,13 +111,26 @@ impl Feed {
         })
     }
 
-    /// Reads one page.
-    pub(crate) async fn read(&self, query: &ChangesQuery, expand: bool) -> Result<Page, ChangesError> {
+    /// Reads one page. `expected` is the generation that the reader's position belongs to, if it is known. Another generation is
+    /// reported before anything about the position, which says nothing about another feed.
+    pub(crate) async fn read(
+        &self,
+        query: &ChangesQuery,
+        expand: bool,
+        expected: Option<Generation>,
+    ) -> Result<Page, NoPage> {
         // The semaphore is never closed.
         let _permit = self.reads.acquire().await;
         let page = self.page(query, expand).await;
         self.log(page.as_ref().err());
-        page
+        if let (Err(ChangesError::Removed { .. } | ChangesError::Ahead { .. }), Some(_)) = (&page, expected) {
+            let state = self.changes.feed().await.map_err(ChangesError::from);
+            self.log(state.as_ref().err());
+            check_generation(state?.generation, expected)?;
+        }
+        let page = page?;
+        check_generation(page.feed, expected)?;
+        Ok(page)
     }
 
     fn log(&self, error: Option<&ChangesError>) {

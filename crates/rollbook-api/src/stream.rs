@@ -19,13 +19,13 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream;
 use rollbook_core::live::Live;
-use rollbook_core::store::{ChangesError, ChangesQuery, Generation, Position};
+use rollbook_core::store::{ChangesQuery, Generation, Position};
 use rollbook_operator::changes::generation_name;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::feed::{Feed, Page};
+use crate::feed::{Feed, NoPage, Page};
 use crate::metrics::{Metrics, Reading};
 use crate::parameters::EXPANDED_MAX;
 use crate::problem::Problem;
@@ -76,8 +76,7 @@ impl Stream {
     /// Reads the first page, so that a position that can't be read is an error answer, and returns the body.
     pub(crate) async fn open(mut self) -> Result<Body, Problem> {
         self.query.limit = if self.expand { EXPANDED_MAX } else { PAGE };
-        let first = self.feed.read(&self.query, self.expand).await?;
-        first.check_feed(self.generation)?;
+        let first = self.feed.read(&self.query, self.expand, self.generation).await?;
         self.generation = Some(first.feed);
         if first.is_at_end() {
             self.feed.check_is_on().await?;
@@ -117,11 +116,8 @@ impl Stream {
         let due = Instant::now() + self.heartbeat;
         let mut last = self.query.after;
         loop {
-            match self.feed.read(&self.query, self.expand).await {
+            match self.feed.read(&self.query, self.expand, self.generation).await {
                 Ok(page) => {
-                    if let Err(problem) = page.check_feed(self.generation) {
-                        return Next::Problem(problem);
-                    }
                     self.query.after = page.through;
                     last = page.last;
                     if !page.changes.is_empty() {
@@ -131,8 +127,8 @@ impl Stream {
                         continue;
                     }
                 }
-                Err(ChangesError::Store(_)) => sleep(AGAIN).await,
-                Err(error) => return Next::Problem(error.into()),
+                Err(NoPage::Store(_)) => sleep(AGAIN).await,
+                Err(NoPage::Refused(problem)) => return Next::Problem(problem),
             }
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {

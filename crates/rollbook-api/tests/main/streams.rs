@@ -105,6 +105,17 @@ async fn a_stream_of_a_feed_that_is_renewed_ends_with_a_problem_and_a_reader_tha
         [2],
         "without a name it is not known"
     );
+    let now = server.generation().await;
+    for accept in ["accept: application/json", "accept: text/event-stream"] {
+        let named = |feed: &str| format!("/v1/changes?after=9&feed={feed}");
+        let changed = server.get(&named(&feed), &[accept]).await.problem(409, "feed-changed");
+        assert_eq!(
+            changed["feed"],
+            json!(now),
+            "the position of another feed may be after the last one of this"
+        );
+        server.get(&named(&now), &[accept]).await.problem(409, "position-ahead");
+    }
 }
 
 async fn a_stop_ends_streams(engine: Engine) {
