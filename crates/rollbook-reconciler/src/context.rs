@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::clocked::Clocked;
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
-use crate::settings::{REST_BESIDE_DELIVERIES, REST_MAX, REST_MIN, RUN_LOCK, Settings};
+use crate::settings::{REST_MAX, REST_MIN, REST_WITH_DELIVERIES, RUN_LOCK, Settings};
 
 /// Maximum number of changes in one transaction. Each transaction costs as much as some rows.
 const BATCH_MAX: usize = 250;
@@ -78,13 +78,13 @@ pub(crate) struct Written {
 
 impl Context {
     /// Pauses for as long as the step since `begun` took, in the background: what else the process does has its turn. If
-    /// deliveries were worked on since the last pause, it is [`REST_BESIDE_DELIVERIES`] times as long. The caller notices a
+    /// deliveries were worked on since the last pause, it is [`REST_WITH_DELIVERIES`] times as long. The caller notices a
     /// stop.
     pub(crate) async fn rest(&self, begun: Instant) {
         if self.settings.is_background {
             let calls = self.settings.deliveries.load(Ordering::Relaxed);
-            let is_beside = self.deliveries_seen.swap(calls, Ordering::Relaxed) != calls;
-            let share = if is_beside { REST_BESIDE_DELIVERIES } else { 1 };
+            let have_arrived = self.deliveries_seen.swap(calls, Ordering::Relaxed) != calls;
+            let share = if have_arrived { REST_WITH_DELIVERIES } else { 1 };
             let pause = (begun.elapsed().max(REST_MIN) * share).min(REST_MAX);
             self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }

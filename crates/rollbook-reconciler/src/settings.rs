@@ -40,7 +40,7 @@ pub(crate) const REST_MIN: Duration = Duration::from_millis(1);
 pub(crate) const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Length of the pause after a step during which deliveries were worked on, as a multiple of the step's.
-pub(crate) const REST_BESIDE_DELIVERIES: u32 = 3;
+pub(crate) const REST_WITH_DELIVERIES: u32 = 3;
 
 /// Name of the lock of a run.
 pub(crate) const RUN_LOCK: &str = "run";

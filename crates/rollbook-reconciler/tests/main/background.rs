@@ -50,8 +50,8 @@ async fn a_run_next_to_deliveries_pauses_after_each_page_for_as_long_as_its_work
 
 #[tokio::test(start_paused = true)]
 async fn while_deliveries_arrive_the_pauses_are_three_times_as_long() {
-    let (quiet, beside) = (run(&USERS, true, 0).await, run(&USERS, true, 1).await);
+    let (quiet, shared) = (run(&USERS, true, 0).await, run(&USERS, true, 1).await);
     // A transaction and its pause take two units of time, or four.
     let rest = Duration::from_millis(100);
-    assert!(beside + rest >= quiet * 2 && beside <= quiet * 2 + rest, "{beside:?} against {quiet:?}");
+    assert!(shared + rest >= quiet * 2 && shared <= quiet * 2 + rest, "{shared:?} against {quiet:?}");
 }
