@@ -22,7 +22,7 @@ use crate::Ops;
 pub const BRIEF_FOR: Duration = Duration::from_secs(1);
 /// Maximum size of a page, in bytes. The metrics are some hundred KiB.
 const PAGE_MAX: usize = 4 << 20;
-/// Paths beside deliveries. The receiver answers `/healthz` itself: it knows when it stops.
+/// Paths in addition to those of deliveries. The receiver answers `/healthz` itself: it knows when it stops.
 const PATHS: [&str; 4] = ["/livez", "/readyz", "/metrics", "/about"];
 
 /// Decides which clients see everything.
@@ -32,7 +32,7 @@ pub trait Guard: Send + Sync {
     fn admits(&self, authorization: &[u8]) -> bool;
 }
 
-/// A guard, and what strangers were last told.
+/// A guard, and the status that strangers were last shown.
 pub(crate) struct Guarded {
     guard: Arc<dyn Guard>,
     pub(crate) live: Brief,
@@ -107,7 +107,7 @@ impl Pages {
 }
 
 impl Ops {
-    /// Returns the pages, to be served beside others.
+    /// Returns the pages, to be served next to others.
     #[must_use]
     pub fn pages(self) -> Pages {
         Pages(TowerToHyperService::new(self.router()))
@@ -134,7 +134,7 @@ mod tests {
         };
         let ok = (StatusCode::OK, Bytes::from_static(b"{\"status\":\"ok\"}\n"), 1);
         assert_eq!(ask(StatusCode::OK).await, ok);
-        tokio::time::advance(BRIEF_FOR - Duration::from_millis(1)).await;
+        tokio::time::advance(Duration::from_millis(999)).await;
         assert_eq!(ask(StatusCode::SERVICE_UNAVAILABLE).await, ok);
         tokio::time::advance(Duration::from_millis(1)).await;
         let failing = Bytes::from_static(b"{\"status\":\"failing\"}\n");

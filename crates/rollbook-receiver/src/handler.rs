@@ -39,8 +39,8 @@ use crate::settings::Settings;
 /// Header with the trace of a request. Not signed.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Pages beside deliveries, such as health checks: `None` for a path that has none. A page is never a delivery's answer.
-pub type PagesBeside = Arc<dyn Fn(&Parts) -> Option<Page> + Send + Sync>;
+/// Pages in addition to deliveries, such as health checks: `None` for a path that has none. A page is never a delivery's answer.
+pub type OtherPages = Arc<dyn Fn(&Parts) -> Option<Page> + Send + Sync>;
 /// Page that is being made.
 pub type Page = Pin<Box<dyn Future<Output = Response<Bytes>> + Send>>;
 
@@ -66,7 +66,7 @@ pub(crate) struct Handler {
     tolerance: Duration,
     request_timeout: Duration,
     enqueue_timeout: Duration,
-    pages: Option<PagesBeside>,
+    pages: Option<OtherPages>,
 }
 
 impl Handler {
@@ -103,7 +103,7 @@ impl Handler {
     }
 
     /// Answers other paths by these pages.
-    pub(crate) fn beside(mut self, pages: Option<PagesBeside>) -> Self {
+    pub(crate) fn with_pages(mut self, pages: Option<OtherPages>) -> Self {
         self.pages = pages;
         self
     }

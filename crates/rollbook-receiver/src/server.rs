@@ -31,7 +31,7 @@ use tracing::{debug, error, warn};
 
 use crate::batcher::Batcher;
 use crate::connection_metrics::ConnectionMetrics;
-use crate::handler::{Handler, PagesBeside};
+use crate::handler::{Handler, OtherPages};
 use crate::metrics::Metrics;
 use crate::secrets::{EndpointSecrets, LastMatches};
 use crate::settings::Settings;
@@ -51,7 +51,7 @@ pub struct Receiver {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     connections: Connections,
-    pages: Option<PagesBeside>,
+    pages: Option<OtherPages>,
 }
 
 /// Reason for which the receiver ended without a stop.
@@ -94,7 +94,7 @@ impl Receiver {
 
     /// Answers requests for other paths by these pages, if they have one for the path.
     #[must_use]
-    pub fn beside(mut self, pages: PagesBeside) -> Self {
+    pub fn with_pages(mut self, pages: OtherPages) -> Self {
         self.pages = Some(pages);
         self
     }
@@ -126,7 +126,7 @@ impl Receiver {
             sender,
             shutting_down.clone(),
         )
-        .beside(self.pages);
+        .with_pages(self.pages);
         let acceptor = Acceptor {
             handler: Arc::new(handler),
             connections: self.connections.clone(),

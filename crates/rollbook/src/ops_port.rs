@@ -7,7 +7,7 @@ use std::time::Duration;
 use rollbook_api::Tokens;
 use rollbook_http::client::{Connection, RequestError};
 use rollbook_ops::{Guard, Ops, Pages};
-use rollbook_receiver::PagesBeside;
+use rollbook_receiver::OtherPages;
 
 use crate::config::Config;
 
@@ -40,7 +40,7 @@ impl Guard for TokenGuard {
     }
 }
 
-/// Pages beside deliveries. The receiver starts before they are there, and answers 404 until then.
+/// Pages in addition to deliveries. The receiver starts before they are there, and answers 404 until then.
 #[derive(Clone, Default)]
 pub(crate) struct LatePages(Arc<OnceLock<Pages>>);
 
@@ -52,7 +52,7 @@ impl LatePages {
     }
 
     /// Returns the pages for a receiver.
-    pub(crate) fn beside(&self) -> PagesBeside {
+    pub(crate) fn for_receiver(&self) -> OtherPages {
         let late = self.clone();
         Arc::new(move |head| {
             let pages = late.0.get().filter(|_| Pages::has(head.uri.path()))?.clone();

@@ -78,7 +78,7 @@ impl Service {
             let settings = receiver_settings(config);
             let receiver =
                 Receiver::new(settings, signing, receiver_calls.clone(), clock.clone(), &registry)?;
-            let receiver = if ops_port.is_none() { receiver.beside(pages.beside()) } else { receiver };
+            let receiver = receiver.with_pages(pages.for_receiver());
             let producer = queue.producer.clone();
             supervisor.start("queue set-up", |stop| async move {
                 prepare_queue(producer, stop).await;
@@ -129,13 +129,7 @@ impl Service {
             .with_queue_probe(receiver_calls)
             .with_queue_probe(calls)
             .ready_until(supervisor.stopping());
-        let ops = guarded(config, ops);
-        match ops_port {
-            Some(port) => {
-                supervisor.start("ops face", |stop| async move { Ok(ops.serve(port, stop).await?) })
-            }
-            None => pages.show(ops),
-        }
+        serve_ops(&mut supervisor, guarded(config, ops), ops_port, &pages);
         let stop_delay = if faces.receiver { config.settings.stop_delay } else { Duration::ZERO };
         let stop_within = stop_delay + config.settings.drain_timeout;
         Ok(Self { listening, api_listening, ops_listening, secrets, live, supervisor, stop_within })
@@ -176,6 +170,16 @@ impl Service {
     /// A face ended without a request to stop, or did not stop within its time.
     pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         self.supervisor.run(stop, self.stop_within).await
+    }
+}
+
+/// Serves health and metrics at a port of their own, otherwise at the one for deliveries.
+fn serve_ops(supervisor: &mut Supervisor, ops: Ops, own: Option<TcpListener>, pages: &LatePages) {
+    match own {
+        Some(port) => {
+            supervisor.start("ops face", |stop| async move { Ok(ops.serve(port, stop).await?) });
+        }
+        None => pages.show(ops),
     }
 }
 

@@ -136,7 +136,7 @@ impl StartupServer {
         if let Some((secrets, listener)) = secrets.zip(ports.public) {
             let producer = Arc::new(stage.clone());
             let receiver = Receiver::new(settings, secrets, producer, clock.clone(), &registry)?;
-            let receiver = receiver.beside(pages.beside());
+            let receiver = receiver.with_pages(pages.for_receiver());
             let stop = stop.clone();
             answering.spawn(async move {
                 if is_slow(&stop).await {
