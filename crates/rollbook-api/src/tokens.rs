@@ -80,6 +80,11 @@ impl Tokens {
         self.0.len()
     }
 
+    /// Returns whether the value of a header `Authorization` has one of these tokens.
+    pub fn admit(&self, header: &[u8]) -> bool {
+        self.find(header).is_some()
+    }
+
     /// Returns the token in the value of a header `Authorization`; `None` if it is none of these.
     pub(crate) fn find(&self, header: &[u8]) -> Option<TokenDigest> {
         let (scheme, token) = header.split_at_checked(b"bearer ".len())?;

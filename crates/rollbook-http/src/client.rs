@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -68,6 +68,7 @@ pub struct Connection {
     /// Task that reads and writes for `requests`. Dropping it aborts the task, so it ends with the connection.
     _driver: JoinSet<()>,
     host: HeaderValue,
+    authorization: Option<HeaderValue>,
     timeout: Duration,
     broken: bool,
 }
@@ -91,7 +92,19 @@ impl Connection {
             drop(connection.await);
         });
         let host = HeaderValue::from_str(&address.to_string()).map_err(hyper::http::Error::from)?;
-        Ok(Self { requests, _driver: driver, host, timeout, broken: false })
+        Ok(Self { requests, _driver: driver, host, authorization: None, timeout, broken: false })
+    }
+
+    /// Presents this bearer token with each request from now on.
+    ///
+    /// # Errors
+    /// The token has a character that a header can't carry.
+    pub fn with_bearer(mut self, token: &str) -> Result<Self, RequestError> {
+        let mut value =
+            HeaderValue::from_str(&format!("Bearer {token}")).map_err(hyper::http::Error::from)?;
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Ok(self)
     }
 
     /// Returns whether another request can be sent, as far as this side knows: the server may be closing.
@@ -113,6 +126,9 @@ impl Connection {
         let mut request = Request::builder().method(method).uri(path).body(Full::new(body))?;
         *request.headers_mut() = headers;
         request.headers_mut().insert(HOST, self.host.clone());
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
         // Set before the exchange: if this future is dropped half way, the pending answer must not be read as
         // the answer to the next request.
         self.broken = true;

@@ -9,9 +9,11 @@
 //!   acknowledged data could be lost, [`Condition::Impaired`] if some of its work fails.
 //! * Liveness means progress and never depends on a system outside the process: the caller puts loops into
 //!   `live` and dependencies into `ready`.
-//! * The ops port has its own listen address, never that of the webhooks: it has no authentication.
+//! * The ops port has its own listen address and no authentication, unless it has a [`Guard`]. Then strangers may reach it:
+//!   without a token they get a status and nothing else, and cause at most one check in [`BRIEF_FOR`].
 
 mod connections;
+mod guard;
 mod health;
 mod metrics;
 mod process;
@@ -23,7 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::Registry;
@@ -33,8 +35,11 @@ use rollbook_core::time::Clock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::guard::Guarded;
 use crate::health::{Health, Since};
 use crate::metrics::Metrics;
+
+pub use crate::guard::{BRIEF_FOR, Guard, Pages};
 
 /// Maximum time of one component's check. Prometheus allows 10 s per scrape by default.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -137,6 +142,7 @@ pub struct Ops {
     metrics: Metrics,
     stopping: CancellationToken,
     about: Option<Arc<dyn About>>,
+    guarded: Option<Guarded>,
 }
 
 impl Ops {
@@ -153,7 +159,13 @@ impl Ops {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::new(registry, queue, Health::new(ready), clock)?;
-        Ok(Self { live: Health::new(live), metrics, stopping: CancellationToken::new(), about: None })
+        Ok(Self {
+            live: Health::new(live),
+            metrics,
+            stopping: CancellationToken::new(),
+            about: None,
+            guarded: None,
+        })
     }
 
     /// Reports not ready (503) once `stopping` is cancelled: the process is shutting down, and new requests
@@ -166,6 +178,12 @@ impl Ops {
     /// Shows this description of the process at `/about`. Without one, `/about` is answered 404.
     pub fn described_by(mut self, about: Arc<dyn About>) -> Self {
         self.about = Some(about);
+        self
+    }
+
+    /// Shows metrics, the description and the parts' conditions only to clients that this guard admits.
+    pub fn guarded_by(mut self, guard: Arc<dyn Guard>) -> Self {
+        self.guarded = Some(Guarded::by(guard));
         self
     }
 
@@ -186,19 +204,35 @@ impl Ops {
     /// # Errors
     /// Fails if the listener fails permanently.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
-        let router = Router::new()
+        connections::serve(listener, self.router(), stop).await;
+        Ok(())
+    }
+
+    fn router(self) -> Router {
+        Router::new()
             .route("/metrics", get(render_metrics))
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/about", get(about))
-            .with_state(Arc::new(self));
-        connections::serve(listener, router, stop).await;
-        Ok(())
+            .with_state(Arc::new(self))
+    }
+
+    /// Returns the refusal of a request for what only an admitted client may see.
+    fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
+        self.guarded.as_ref().and_then(|guarded| guarded.refusal(headers))
+    }
+
+    async fn readiness(&self) -> Response {
+        let (ready, watched) = self.metrics.check().await;
+        health::answer(&ready, &watched, &self.metrics.since(), self.stopping.is_cancelled())
     }
 }
 
-async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
+async fn render_metrics(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = ops.refusal(&headers) {
+        return refusal;
+    }
     match ops.metrics.render().await {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
@@ -208,16 +242,25 @@ async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
     }
 }
 
-async fn livez(State(ops): State<Arc<Ops>>) -> Response {
-    health::answer(&ops.live.check().await, &[], &Since::new(), false)
+async fn livez(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
+    let checked = async { health::answer(&ops.live.check().await, &[], &Since::new(), false) };
+    match &ops.guarded {
+        Some(guarded) if !guarded.admits(&headers) => guarded.live.answer(checked).await,
+        _ => checked.await,
+    }
 }
 
-async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
-    let (ready, watched) = ops.metrics.check().await;
-    health::answer(&ready, &watched, &ops.metrics.since(), ops.stopping.is_cancelled())
+async fn readyz(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
+    match &ops.guarded {
+        Some(guarded) if !guarded.admits(&headers) => guarded.ready.answer(ops.readiness()).await,
+        _ => ops.readiness().await,
+    }
 }
 
-async fn about(State(ops): State<Arc<Ops>>) -> Response {
+async fn about(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = ops.refusal(&headers) {
+        return refusal;
+    }
     let Some(about) = &ops.about else { return StatusCode::NOT_FOUND.into_response() };
     let text = format!("{}\n", about.about().await);
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()

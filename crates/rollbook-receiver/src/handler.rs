@@ -4,12 +4,16 @@
 //! announced length, body within its time and memory, signature. Only then is a permit taken among the
 //! deliveries that wait for the queue. Only the answer to a verified delivery leaves its connection open.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::Enqueued;
 use rollbook_core::signature::{SignedHeaders, VerifyError, verify};
@@ -35,6 +39,11 @@ use crate::settings::Settings;
 /// Header with the trace of a request. Not signed.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// Pages in addition to deliveries, such as health checks: `None` for a path that has none. A page is never a delivery's answer.
+pub type OtherPages = Arc<dyn Fn(&Parts) -> Option<Page> + Send + Sync>;
+/// Page that is being made.
+pub type Page = Pin<Box<dyn Future<Output = Response<Bytes>> + Send>>;
+
 /// Fields of a verified delivery for the log.
 struct Verified {
     id: MessageId,
@@ -57,6 +66,7 @@ pub(crate) struct Handler {
     tolerance: Duration,
     request_timeout: Duration,
     enqueue_timeout: Duration,
+    pages: Option<OtherPages>,
 }
 
 impl Handler {
@@ -88,7 +98,14 @@ impl Handler {
             tolerance: settings.tolerance,
             request_timeout: settings.request_timeout,
             enqueue_timeout: settings.enqueue_timeout,
+            pages: None,
         }
+    }
+
+    /// Answers other paths by these pages.
+    pub(crate) fn with_pages(mut self, pages: Option<OtherPages>) -> Self {
+        self.pages = pages;
+        self
     }
 
     /// Answers a request after its head was read. During a shutdown each answer closes its connection, so
@@ -100,6 +117,11 @@ impl Handler {
 
     async fn route(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
         let (head, body) = request.into_parts();
+        if !self.paths.contains(head.uri.path())
+            && let Some(page) = self.pages.as_ref().and_then(|pages| pages(&head))
+        {
+            return answer::and_close(page.await.map(Full::new));
+        }
         let answer = match head.uri.path() {
             path if self.paths.contains(path) && head.method == Method::POST => {
                 return self.deliver(&head.headers, body, connection).await;

@@ -39,6 +39,7 @@ mod server;
 mod settings;
 mod skew;
 
+pub use handler::{OtherPages, Page};
 pub use paths::{WebhookPaths, WrongPath};
 pub use secrets::EndpointSecrets;
 pub use server::{Receiver, ReceiverError};

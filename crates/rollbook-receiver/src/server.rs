@@ -31,7 +31,7 @@ use tracing::{debug, error, warn};
 
 use crate::batcher::Batcher;
 use crate::connection_metrics::ConnectionMetrics;
-use crate::handler::Handler;
+use crate::handler::{Handler, OtherPages};
 use crate::metrics::Metrics;
 use crate::secrets::{EndpointSecrets, LastMatches};
 use crate::settings::Settings;
@@ -51,6 +51,7 @@ pub struct Receiver {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     connections: Connections,
+    pages: Option<OtherPages>,
 }
 
 /// Reason for which the receiver ended without a stop.
@@ -88,7 +89,14 @@ impl Receiver {
             age_max: settings.connection_age_max,
         });
         registry.register(Box::new(ConnectionMetrics::new(connections.clone())?))?;
-        Ok(Self { settings, secrets, producer, clock, metrics, connections })
+        Ok(Self { settings, secrets, producer, clock, metrics, connections, pages: None })
+    }
+
+    /// Answers requests for other paths by these pages, if they have one for the path.
+    #[must_use]
+    pub fn with_pages(mut self, pages: OtherPages) -> Self {
+        self.pages = Some(pages);
+        self
     }
 
     /// Serves until `stop` and `stop_delay`, then drains for at most `drain_timeout` and a short final wait.
@@ -117,7 +125,8 @@ impl Receiver {
             self.metrics,
             sender,
             shutting_down.clone(),
-        );
+        )
+        .with_pages(self.pages);
         let acceptor = Acceptor {
             handler: Arc::new(handler),
             connections: self.connections.clone(),

@@ -98,7 +98,7 @@ fn form(kind: &Kind) -> &'static str {
         Kind::PublicKeys => "KEYS",
         Kind::Url | Kind::Endpoint => "URL",
         Kind::Path => "PATH",
-        Kind::Address => "ADDRESS",
+        Kind::Address | Kind::AddressOrSame => "ADDRESS",
         Kind::Choice(_) => "WORD",
         Kind::Duration(_) | Kind::Pause(_) | Kind::Interval(_) => "TIME",
         Kind::Size(_) => "SIZE",

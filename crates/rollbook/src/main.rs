@@ -19,6 +19,7 @@ mod links;
 mod live_secrets;
 mod logging;
 mod nearest;
+mod ops_port;
 mod output;
 mod processes;
 mod progress;

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use rollbook_core::time::Timestamp;
-use rollbook_http::client::Connection;
 use serde_json::{Value, json};
 
 use crate::commands::healthcheck::reachable;
 use crate::config::Config;
+use crate::ops_port;
 
 const LAST_MATCH: &str = "rollbook_signing_secret_last_match_timestamp_seconds{";
 /// Maximum wait for the process that runs here.
@@ -45,9 +45,9 @@ fn line(line: &str) -> Option<(usize, SecretUse)> {
 
 /// Asks the process that runs here. `None` if none answers.
 pub(crate) async fn of_running(config: &Config) -> Option<Vec<SecretUse>> {
-    let address = reachable(config.settings.ops_listen);
+    let address = reachable(config.ops_address());
     let asked = async {
-        let mut connection = Connection::connect(address, TIMEOUT).await.ok()?;
+        let mut connection = ops_port::connect(config, address, TIMEOUT).await.ok()?;
         let answer = connection.get("/metrics").await.ok()?;
         answer.is_success().then(|| parse(&answer.body))
     };

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use async_trait::async_trait;
 use prometheus::Registry;
 use rollbook_core::store::FullStore;
@@ -21,6 +22,7 @@ use crate::faces::Faces;
 use crate::forwards;
 use crate::installation::Installation;
 use crate::live_secrets::LiveSecrets;
+use crate::ops_port::{LatePages, guarded};
 use crate::receiver_calls::ReceiverCalls;
 use crate::reconciliation::{self, Reconciliation};
 use crate::startup::prepare_queue;
@@ -64,9 +66,11 @@ impl Service {
         }
         let secrets = LiveSecrets::of(config);
         let public = ports.public.map(TcpListener::from_std).transpose()?;
-        let ops_port = TcpListener::from_std(ports.ops)?;
+        let ops_port = ports.ops.map(TcpListener::from_std).transpose()?;
         let listening = public.as_ref().map(TcpListener::local_addr).transpose()?;
-        let ops_listening = ops_port.local_addr()?;
+        let own = ops_port.as_ref().map(TcpListener::local_addr).transpose()?;
+        let ops_listening = own.or(listening).context("a process has a port for health and metrics")?;
+        let pages = LatePages::default();
 
         let mut supervisor = Supervisor::default();
         let receiver_calls = Arc::new(ReceiverCalls::new(queue.producer.clone()));
@@ -74,6 +78,7 @@ impl Service {
             let settings = receiver_settings(config);
             let receiver =
                 Receiver::new(settings, signing, receiver_calls.clone(), clock.clone(), &registry)?;
+            let receiver = receiver.with_pages(pages.for_receiver());
             let producer = queue.producer.clone();
             supervisor.start("queue set-up", |stop| async move {
                 prepare_queue(producer, stop).await;
@@ -124,7 +129,7 @@ impl Service {
             .with_queue_probe(receiver_calls)
             .with_queue_probe(calls)
             .ready_until(supervisor.stopping());
-        supervisor.start("ops face", |stop| async move { Ok(ops.serve(ops_port, stop).await?) });
+        serve_ops(&mut supervisor, guarded(config, ops), ops_port, &pages);
         let stop_delay = if faces.receiver { config.settings.stop_delay } else { Duration::ZERO };
         let stop_within = stop_delay + config.settings.drain_timeout;
         Ok(Self { listening, api_listening, ops_listening, secrets, live, supervisor, stop_within })
@@ -165,6 +170,16 @@ impl Service {
     /// A face ended without a request to stop, or did not stop within its time.
     pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         self.supervisor.run(stop, self.stop_within).await
+    }
+}
+
+/// Serves health and metrics at a port of their own, otherwise at the one for deliveries.
+fn serve_ops(supervisor: &mut Supervisor, ops: Ops, own: Option<TcpListener>, pages: &LatePages) {
+    match own {
+        Some(port) => {
+            supervisor.start("ops face", |stop| async move { Ok(ops.serve(port, stop).await?) });
+        }
+        None => pages.show(ops),
     }
 }
 

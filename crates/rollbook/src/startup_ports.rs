@@ -22,9 +22,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{About, Config, Environment, Settings};
+use crate::config::{About, Config, Environment, OpsListen, Settings};
 use crate::faces::Faces;
 use crate::installation::Installation;
+use crate::ops_port::{LatePages, guarded};
 use crate::stage::Stage;
 use crate::systemd::Systemd;
 use crate::wire::receiver_settings;
@@ -49,8 +50,8 @@ pub(crate) struct Ports {
     pub(crate) public: Option<TcpListener>,
     /// Listener of the API, if it is set and the process has a store.
     pub(crate) api: Option<TcpListener>,
-    /// Listener for health and metrics.
-    pub(crate) ops: TcpListener,
+    /// Listener for health and metrics; none if the one for deliveries answers for them.
+    pub(crate) ops: Option<TcpListener>,
 }
 
 impl Ports {
@@ -63,7 +64,11 @@ impl Ports {
         let public = faces.receiver.then(|| bind(settings.listen, &Settings::listen().about)).transpose();
         let api = settings.api_listen.filter(|_| faces.worker);
         let api = api.map(|address| bind(address, &Settings::api_listen().about)).transpose();
-        let ops = bind(settings.ops_listen, &Settings::ops_listen().about);
+        let ops = match settings.ops_listen {
+            OpsListen::Own(address) => bind(address, &Settings::ops_listen().about).map(Some),
+            OpsListen::Same if faces.receiver => Ok(None),
+            OpsListen::Same => bind(settings.listen, &Settings::listen().about).map(Some),
+        };
         match (public, api, ops) {
             (Ok(public), Ok(api), Ok(ops)) => Ok(Self { public, api, ops }),
             (public, api, ops) => {
@@ -78,7 +83,11 @@ impl Ports {
     /// of the API wait.
     fn twin(&self) -> io::Result<Self> {
         let twin = |listener: &TcpListener| listener.as_fd().try_clone_to_owned().map(TcpListener::from);
-        Ok(Self { public: self.public.as_ref().map(twin).transpose()?, api: None, ops: twin(&self.ops)? })
+        Ok(Self {
+            public: self.public.as_ref().map(twin).transpose()?,
+            api: None,
+            ops: self.ops.as_ref().map(twin).transpose()?,
+        })
     }
 }
 
@@ -123,9 +132,11 @@ impl StartupServer {
         settings.stop_delay = Duration::ZERO;
         settings.drain_timeout = CLOSE_WITHIN;
         let (stop, mut answering) = (CancellationToken::new(), JoinSet::new());
+        let pages = LatePages::default();
         if let Some((secrets, listener)) = secrets.zip(ports.public) {
             let producer = Arc::new(stage.clone());
             let receiver = Receiver::new(settings, secrets, producer, clock.clone(), &registry)?;
+            let receiver = receiver.with_pages(pages.for_receiver());
             let stop = stop.clone();
             answering.spawn(async move {
                 if is_slow(&stop).await {
@@ -137,14 +148,18 @@ impl StartupServer {
         let part = Component { name: "start", probe: Arc::new(stage.clone()) };
         let ops = Ops::new(registry, None, Vec::new(), vec![part], clock)?
             .described_by(Installation::of(config, faces));
+        let ops = guarded(config, ops);
         let (ops_stop, reporting) = (stop.clone(), report(stage.clone()));
         let reports_stop = stop.clone();
-        answering.spawn(async move {
-            if is_slow(&ops_stop).await {
-                ops.serve(tokio::net::TcpListener::from_std(ports.ops)?, ops_stop).await?;
-            }
-            Ok(())
-        });
+        match ports.ops {
+            Some(listener) => drop(answering.spawn(async move {
+                if is_slow(&ops_stop).await {
+                    ops.serve(tokio::net::TcpListener::from_std(listener)?, ops_stop).await?;
+                }
+                Ok(())
+            })),
+            None => pages.show(ops),
+        }
         answering.spawn(async move {
             if is_slow(&reports_stop).await {
                 reports_stop.run_until_cancelled(reporting).await;

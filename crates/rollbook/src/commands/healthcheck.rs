@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rollbook_http::client::Connection;
 
 use super::on_all_cores;
 use crate::cli::{Healthcheck, ProbeName};
 use crate::config::Config;
+use crate::ops_port;
 use crate::output::{harmless, print};
 
 /// Maximum wait. A container's health check has 30 s by default; the ops port answers within 2 s.
@@ -24,10 +24,10 @@ pub(crate) fn run(config: &Config, arguments: &Healthcheck) -> anyhow::Result<()
         ProbeName::Livez => "/livez",
         ProbeName::Readyz => "/readyz",
     };
-    let address = reachable(config.settings.ops_listen);
+    let address = reachable(config.ops_address());
     on_all_cores(async {
         let unanswered = || format!("no process answers at http://{address}{path}");
-        let mut connection = Connection::connect(address, TIMEOUT).await.with_context(unanswered)?;
+        let mut connection = ops_port::connect(config, address, TIMEOUT).await.with_context(unanswered)?;
         let answer = connection.get(path).await.with_context(unanswered)?;
         let body = harmless(answer.body.trim());
         if answer.status != 200 {

@@ -45,6 +45,7 @@ pub(crate) use self::setting::{About, Kind};
 pub(crate) use self::settings::{DurabilityMode, LogFormat, SETTINGS, Settings};
 pub(crate) use self::source::{Given, Values};
 pub(crate) use self::url::{Place, Role, ServerUrl, has_password, place};
+pub(crate) use self::values::OpsListen;
 use self::values::wrong;
 
 /// Fix for a missing secret key.
@@ -261,6 +262,14 @@ impl Config {
         if self.values.get(queue_url.key).is_some() { queue_url } else { &Settings::redis_url().about }
     }
 
+    /// Returns the address of health and metrics.
+    pub(crate) fn ops_address(&self) -> SocketAddr {
+        match self.settings.ops_listen {
+            OpsListen::Own(address) => address,
+            OpsListen::Same => self.settings.listen,
+        }
+    }
+
     /// Returns the configuration with queue and store in these places, this schema, these secrets and the default path.
     ///
     /// # Errors
@@ -273,8 +282,18 @@ impl Config {
         secrets: SigningSecrets,
     ) -> Result<Self, Problems> {
         let webhook_path = WebhookPaths::default();
-        let settings =
-            Settings { schema, webhook_path, clerk_webhook_signing_secret: Some(secrets), ..self.settings };
+        let ops_listen = match self.settings.ops_listen {
+            OpsListen::Same => OpsListen::Own(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            own @ OpsListen::Own(_) => own,
+        };
+        let settings = Settings {
+            schema,
+            webhook_path,
+            ops_listen,
+            ops_tokens: None,
+            clerk_webhook_signing_secret: Some(secrets),
+            ..self.settings
+        };
         Self { settings, places: Places { queue, store }, ..self }.checked()
     }
 

@@ -115,6 +115,7 @@ fn form(kind: &Kind) -> String {
         Kind::Endpoint => "a URL, shown without its path".to_owned(),
         Kind::Path => "a path".to_owned(),
         Kind::Address => "`IP:PORT`, or `localhost:PORT`".to_owned(),
+        Kind::AddressOrSame => "`IP:PORT`, `localhost:PORT`, or `same`".to_owned(),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or "),
         Kind::Duration(max) => format!("a duration, `1ms` to `{}`", longest(*max)),
         Kind::Pause(max) => format!("a duration, `0s` to `{}`", longest(*max)),

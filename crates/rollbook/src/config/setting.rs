@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::url::{self, Place, Role};
-use super::values::{self, Wrong};
+use super::values::{self, OpsListen, Wrong};
 use crate::nearest::nearest;
 
 /// Setting with a value of type `T`.
@@ -62,6 +62,8 @@ pub(crate) enum Kind {
     Path,
     /// `HOST:PORT`.
     Address,
+    /// Address of an IP socket, or `same`.
+    AddressOrSame,
     /// One of these words.
     Choice(Vec<&'static str>),
     /// A duration, at most this long.
@@ -303,6 +305,11 @@ pub(super) fn file() -> Setting<PathBuf> {
 /// Declares an IP address and a port.
 pub(super) fn address() -> Setting<SocketAddr> {
     Setting::new(Kind::Address, values::address)
+}
+
+/// Declares an address of its own, or `same`.
+pub(super) fn ops_address() -> Setting<OpsListen> {
+    Setting::new(Kind::AddressOrSame, values::ops_listen)
 }
 
 /// Declares one of these words, each with its value.

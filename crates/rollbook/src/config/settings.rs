@@ -12,6 +12,7 @@ use rollbook_api::{JwksUrl, Tokens};
 use rollbook_clerk::{ApiUrl, SecretKey};
 use rollbook_core::merge::DeletedRows;
 use rollbook_core::signature::SigningSecrets;
+use rollbook_ops::Pages;
 use rollbook_receiver::WebhookPaths;
 use rollbook_session::KeySet;
 
@@ -20,13 +21,14 @@ use super::reader::{Declared, Reader};
 use super::relations::Relation;
 use super::relations::Scope::{Any, Postgres, Redis};
 use super::setting::{
-    About, Setting, address, age, choice, count, duration, file, folder, interval, number, pause, plain,
-    public_keys, secret, settings, share, size, text, url, yes_or_no,
+    About, Setting, address, age, choice, count, duration, file, folder, interval, number, ops_address,
+    pause, plain, public_keys, secret, settings, share, size, text, url, yes_or_no,
 };
 use super::url::{Place, Role, ServerUrl};
 use super::values::{
-    Fingerprint, api_tokens, api_url, authorized_parties, fingerprints, identifier, issuer, jwks_url,
-    jwt_key, key_prefix, log_filter, secret_key, signing_secrets, webhook_paths,
+    Fingerprint, OpsListen, OpsTokens, api_tokens, api_url, authorized_parties, fingerprints, identifier,
+    issuer, jwks_url, jwt_key, key_prefix, log_filter, ops_tokens, secret_key, signing_secrets,
+    webhook_paths,
 };
 
 /// Every setting, in the order of the report.
@@ -106,11 +108,19 @@ settings! {
                 "port for deliveries, on every interface, where listen is not set: hosting platforms set PORT";
             webhook_path: WebhookPaths = text(webhook_paths).or("/webhooks/clerk"),
                 "path of deliveries, or several, separated by commas; a slash at the end makes no difference";
-            ops_listen: SocketAddr = address().or("127.0.0.1:9464"),
-                "address of health and metrics",
-                must(Any, "another port than that of listen",
-                    |s, _| s.listen != s.ops_listen || s.listen.port() == 0,
-                    "is the same address as listen; health and metrics must not be public");
+            ops_listen: OpsListen = ops_address().or("127.0.0.1:9464"),
+                "address of health and metrics, or same: they are answered at listen, and only health without a token",
+                must(Any, "another port than that of listen, or same",
+                    |s, _| OpsListen::Own(s.listen) != s.ops_listen || s.listen.port() == 0,
+                    "is the same address as listen; health and metrics must not be public"),
+                must(Any, "an address, or ops_tokens set",
+                    |s, _| s.ops_listen != OpsListen::Same || s.ops_tokens.is_some(),
+                    "is same without ops_tokens: anybody could read the metrics"),
+                must(Any, "an address, or no webhook_path of its pages",
+                    |s, _| s.ops_listen != OpsListen::Same || !s.webhook_path.iter().any(Pages::has),
+                    "is same, and a webhook_path is /livez, /readyz, /metrics or /about");
+            ops_tokens: Option<OpsTokens> = secret(ops_tokens).optional("/run/secrets/…"),
+                "one or more bearer tokens of 32 to 512 characters, for metrics and details of health; without it a port of its own asks for none";
             queue_url: Option<Place> = url(Role::Queue).optional("rediss://redis.internal:6379"),
                 "URL of the queue: redis://…, rediss://… or sqlite://PATH; without it redis_url, else embedded",
                 must(Any, "another file than that of database_url",
@@ -173,7 +183,7 @@ settings! {
                     |s, _| s.api_listen.is_none() || s.api_tokens.is_some(),
                     "is set without api_tokens: the API has no access without a token"),
                 must(Any, "another port than those of listen and ops_listen",
-                    |s, _| s.api_listen.is_none_or(|api| api.port() == 0 || ![s.listen, s.ops_listen].contains(&api)),
+                    |s, _| s.api_listen.is_none_or(|api| api.port() == 0 || (api != s.listen && OpsListen::Own(api) != s.ops_listen)),
                     "is the same address as listen or ops_listen");
             api_tokens: Option<Tokens> = secret(api_tokens).optional("/run/secrets/…").live(),
                 "one or more bearer tokens of 32 to 512 characters, separated by commas or white space; all are valid, so that a token can be rotated";

@@ -44,7 +44,7 @@ fn with_nothing_set_every_default_holds() {
     assert_eq!(config.places.queue, Place::Sqlite("./rollbook-data/queue.db".into()));
     assert_eq!(config.places.store, Place::Sqlite("./rollbook-data/store.db".into()));
     assert_eq!(config.settings.listen.to_string(), "127.0.0.1:8080");
-    assert_eq!(config.settings.ops_listen.to_string(), "127.0.0.1:9464");
+    assert_eq!(config.ops_address().to_string(), "127.0.0.1:9464");
     assert_eq!(config.settings.queue_depth_max, 1_000_000);
 }
 

@@ -172,6 +172,48 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     })
 }
 
+/// Place of health and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpsListen {
+    /// An address of its own.
+    Own(SocketAddr),
+    /// The address for deliveries.
+    Same,
+}
+
+/// Parses an address of its own, or `same`.
+pub(crate) fn ops_listen(text: &str) -> Result<OpsListen, Wrong> {
+    if text == "same" {
+        return Ok(OpsListen::Same);
+    }
+    address(text)
+        .map(OpsListen::Own)
+        .map_err(|error| wrong(error.what, format!("{}, or write same", error.fix)))
+}
+
+/// Bearer tokens of the ops port.
+#[derive(Clone)]
+pub(crate) struct OpsTokens {
+    /// Tokens that are accepted.
+    pub(crate) accepted: Tokens,
+    /// Token that this program presents, never shown.
+    first: String,
+}
+
+impl OpsTokens {
+    /// Returns the token that this program presents to a running process.
+    pub(crate) fn presented(&self) -> &str {
+        &self.first
+    }
+}
+
+/// Parses one or more bearer tokens of the ops port.
+pub(crate) fn ops_tokens(text: &str) -> Result<OpsTokens, Wrong> {
+    let accepted = api_tokens(text)?;
+    let first = text.split(|c: char| c == ',' || c.is_whitespace()).find(|token| !token.is_empty());
+    Ok(OpsTokens { accepted, first: first.unwrap_or_default().to_owned() })
+}
+
 /// Parses one of these words, each with its value.
 pub(crate) fn choice<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Result<T, Wrong> {
     let found = words.iter().find(|(word, _)| *word == text);

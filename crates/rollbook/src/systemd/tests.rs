@@ -57,7 +57,7 @@ impl Listener {
 
 fn config() -> Config {
     let flags =
-        [Settings::listen(), Settings::ops_listen()].map(|one| (&one.about, "127.0.0.1:0".to_owned()));
+        [&Settings::listen().about, &Settings::ops_listen().about].map(|one| (one, "127.0.0.1:0".to_owned()));
     let environment = Environment::of(&[]);
     let sources = Sources { flags: &flags, environment, file: FileSource::None };
     Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))

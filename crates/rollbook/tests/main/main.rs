@@ -7,6 +7,7 @@ mod help;
 mod reconcile;
 mod rollbook;
 mod servers;
+mod shared_port;
 mod sharing;
 mod starting;
 mod systemd;

@@ -15,6 +15,7 @@ use super::{ASK_TIMEOUT, Needs};
 use super::{application, refusals, rotation};
 use crate::commands::healthcheck::reachable;
 use crate::config::Config;
+use crate::ops_port;
 
 const PROCESS: &str = "process";
 const DELIVERIES: &str = "deliveries";
@@ -25,7 +26,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Checks the running process through its ops port. Also compares this machine's clock with that of the last delivery's
 /// sender, if one was taken.
 pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -> (Findings, Option<Skew>) {
-    let address = reachable(config.settings.ops_listen);
+    let address = reachable(config.ops_address());
     if Connection::connect(address, ASK_TIMEOUT).await.is_err() {
         let why = format!(
             "no process answers at http://{address} (ops_listen): none runs there, or its ops port is another one: \
@@ -34,7 +35,15 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
         let findings = vec![skipped(PROCESS, why), skipped(DELIVERIES, "only a running process knows them")];
         return (findings, None);
     }
-    let met = get(address, "/about").await.ok().and_then(|answer| Met::read(address, &answer.body));
+    let about = get(config, address, "/about").await.ok();
+    if about.as_ref().is_some_and(|answer| answer.status == 401) {
+        let found = format!(
+            "the process at http://{address} (ops_listen) asks for another token than ops_tokens here"
+        );
+        let fix = "give this command the ops_tokens of that process; if they were changed, restart it";
+        return (vec![failed(PROCESS, found, fix), skipped(DELIVERIES, "not asked without a token")], None);
+    }
+    let met = about.and_then(|answer| Met::read(address, &answer.body));
     let mut notices = Vec::new();
     if let Some(met) = &met {
         let (verdict, warnings) = met.judge(config, needs).await;
@@ -45,7 +54,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
         notices = warnings;
     }
     let name = met.map_or_else(|| "rollbook".to_owned(), |met| met.name());
-    let mut findings = match ask(address).await {
+    let mut findings = match ask(config, address).await {
         Ok((live, ready)) => health(address, &name, &live, &ready),
         Err(RequestError::Timeout(limit)) => {
             let found = format!(
@@ -62,7 +71,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
         }
     };
     findings.append(&mut notices);
-    match get(address, "/metrics").await {
+    match get(config, address, "/metrics").await {
         Ok(metrics) if metrics.is_success() => {
             findings.push(deliveries(needs, &metrics.body, clock.now()));
             findings.extend(application::sequencer(config, &metrics.body));
@@ -82,7 +91,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
 pub(super) async fn look_again(config: &Config, needs: &Needs, clock: &dyn Clock, findings: &mut Findings) {
     let is_none = |finding: &&mut Finding| finding.check == DELIVERIES && finding.found == NONE_YET;
     let Some(finding) = findings.iter_mut().find(is_none) else { return };
-    if let Ok(metrics) = get(reachable(config.settings.ops_listen), "/metrics").await {
+    if let Ok(metrics) = get(config, reachable(config.ops_address()), "/metrics").await {
         *finding = since_test_event(needs, &metrics.body, clock.now());
     }
 }
@@ -103,13 +112,13 @@ fn since_test_event(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     )
 }
 
-async fn ask(address: SocketAddr) -> Result<(Answer, Answer), RequestError> {
-    Ok((get(address, "/livez").await?, get(address, "/readyz").await?))
+async fn ask(config: &Config, address: SocketAddr) -> Result<(Answer, Answer), RequestError> {
+    Ok((get(config, address, "/livez").await?, get(config, address, "/readyz").await?))
 }
 
 /// Requests `/livez` and `/readyz`. The ops port answers one request on each connection.
-async fn get(address: SocketAddr, path: &str) -> Result<Answer, RequestError> {
-    Connection::connect(address, ASK_TIMEOUT).await?.get(path).await
+async fn get(config: &Config, address: SocketAddr, path: &str) -> Result<Answer, RequestError> {
+    ops_port::connect(config, address, ASK_TIMEOUT).await?.get(path).await
 }
 
 fn health(address: SocketAddr, name: &str, live: &Answer, ready: &Answer) -> Findings {

@@ -43,12 +43,14 @@ const COLUMNS: usize = 100;
 /// No process answers a snapshot.
 pub(crate) fn run(config: &Config, arguments: &Top) -> anyhow::Result<()> {
     let addresses = if arguments.addresses.is_empty() {
-        vec![reachable(config.settings.ops_listen)]
+        vec![reachable(config.ops_address())]
     } else {
         arguments.addresses.clone()
     };
     on_all_cores(async {
-        let mut watch = Watch::new(addresses.into_iter().map(Process::new).collect());
+        let token = config.settings.ops_tokens.as_ref().map(|tokens| tokens.presented().to_owned());
+        let process = |address| Process::new(address, token.clone());
+        let mut watch = Watch::new(addresses.into_iter().map(process).collect());
         if arguments.once || arguments.output == Output::Json || !is_terminal() {
             return snapshot(&mut watch, arguments).await;
         }

@@ -14,6 +14,8 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// A process and the connection to its ops port.
 pub(super) struct Process {
     address: SocketAddr,
+    /// Token that is presented, never shown.
+    token: Option<String>,
     connection: Option<Connection>,
 }
 
@@ -41,8 +43,8 @@ pub(super) struct Scrape {
 }
 
 impl Process {
-    pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, connection: None }
+    pub(super) fn new(address: SocketAddr, token: Option<String>) -> Self {
+        Self { address, token, connection: None }
     }
 
     /// Asks for metrics and readiness. A broken connection is opened again once.
@@ -61,13 +63,20 @@ impl Process {
     async fn scrape(&mut self) -> Result<Scrape, RequestError> {
         let metrics = self.get("/metrics").await?;
         let ready = self.get("/readyz").await?;
-        let Readiness { status, parts, since } = readiness(&ready.body);
+        let Readiness { mut status, parts, since } = readiness(&ready.body);
+        if metrics.status == 401 {
+            "asks for another token than ops_tokens here".clone_into(&mut status);
+        }
         Ok(Scrape { metrics: Metrics::parse(&metrics.body), status, parts, since })
     }
 
     async fn get(&mut self, path: &str) -> Result<Answer, RequestError> {
         if self.connection.as_ref().is_none_or(|connection| !connection.is_open()) {
-            self.connection = Some(Connection::connect(self.address, TIMEOUT).await?);
+            let connection = Connection::connect(self.address, TIMEOUT).await?;
+            self.connection = Some(match &self.token {
+                Some(token) => connection.with_bearer(token)?,
+                None => connection,
+            });
         }
         match &mut self.connection {
             Some(connection) => connection.get(path).await,
