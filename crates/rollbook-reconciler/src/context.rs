@@ -1,7 +1,7 @@
 //! Shared context of a run: the ports, the record of the run, and retries of both sides.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::clocked::Clocked;
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
-use crate::settings::{REST_MAX, REST_MIN, REST_WITH_DELIVERIES, RUN_LOCK, Settings};
+use crate::settings::{REST_MAX, REST_MIN, RUN_LOCK, Settings};
 
 /// Maximum number of changes in one transaction. Each transaction costs as much as some rows.
 const BATCH_MAX: usize = 250;
@@ -59,8 +59,6 @@ pub(crate) struct Context {
     is_backfill: AtomicBool,
     /// Whether this is a check between walks, which has no record.
     is_check: AtomicBool,
-    /// [`Settings::deliveries`] at the last pause.
-    deliveries_seen: AtomicU64,
 }
 
 /// Result of writing changes.
@@ -77,15 +75,11 @@ pub(crate) struct Written {
 }
 
 impl Context {
-    /// Pauses for as long as the step since `begun` took, in the background: what else the process does has its turn. If
-    /// deliveries were worked on since the last pause, it is [`REST_WITH_DELIVERIES`] times as long. The caller notices a
-    /// stop.
+    /// Pauses for as long as the step since `begun` took, in the background: what else the process does has its turn. The
+    /// caller notices a stop.
     pub(crate) async fn rest(&self, begun: Instant) {
         if self.settings.is_background {
-            let calls = self.settings.deliveries.load(Ordering::Relaxed);
-            let have_arrived = self.deliveries_seen.swap(calls, Ordering::Relaxed) != calls;
-            let share = if have_arrived { REST_WITH_DELIVERIES } else { 1 };
-            let pause = (begun.elapsed().max(REST_MIN) * share).min(REST_MAX);
+            let pause = begun.elapsed().clamp(REST_MIN, REST_MAX);
             self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
     }
@@ -101,7 +95,6 @@ impl Context {
     ) -> Self {
         ports.source = Arc::new(Clocked::new(ports.source, ports.clock.clone()));
         let (progress, saved) = (Mutex::new(progress), Mutex::new(Instant::now()));
-        let deliveries_seen = settings.deliveries.load(Ordering::Relaxed).into();
         Self {
             ports,
             settings,
@@ -114,7 +107,6 @@ impl Context {
             saved,
             is_backfill: AtomicBool::new(false),
             is_check: AtomicBool::new(false),
-            deliveries_seen,
         }
     }
 

@@ -1,7 +1,6 @@
 //! Runs: begin or resume one, walk every resource, end it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rollbook_core::catalog::{Resource, SUBSCRIPTION_ITEMS, USERS, find_resource};
@@ -95,11 +94,10 @@ impl Reconciler {
         self
     }
 
-    /// Sets [`Settings::is_background`] and [`Settings::deliveries`].
+    /// Sets [`Settings::is_background`].
     #[must_use]
-    pub fn in_background(mut self, deliveries: Arc<AtomicU64>) -> Self {
+    pub fn in_background(mut self) -> Self {
         self.settings.is_background = true;
-        self.settings.deliveries = deliveries;
         self
     }
 

@@ -1,7 +1,5 @@
 //! Settings of the reconciler.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// Number of deletions of a table in one run that are always let through.
@@ -39,9 +37,6 @@ pub const PAGES_AT_ONCE_MAX: usize = 40;
 pub(crate) const REST_MIN: Duration = Duration::from_millis(1);
 pub(crate) const REST_MAX: Duration = Duration::from_secs(1);
 
-/// Length of the pause after a step during which deliveries were worked on, as a multiple of the step's.
-pub(crate) const REST_WITH_DELIVERIES: u32 = 3;
-
 /// Name of the lock of a run.
 pub(crate) const RUN_LOCK: &str = "run";
 
@@ -78,10 +73,8 @@ pub struct Settings {
     /// Time for which a run waits while Clerk or the store cannot answer. Then it stops, and can be resumed.
     pub patience: Duration,
     /// Whether the process also works on deliveries, which go first: one page at a time is compared and written, in steps of a
-    /// millisecond or two, and a pause follows each: as long as the step, or three times as long while deliveries arrive.
+    /// millisecond or two, and a pause of the same length follows each.
     pub is_background: bool,
-    /// Number of calls to the queue for deliveries, which the process counts: where it grows, deliveries arrive.
-    pub deliveries: Arc<AtomicU64>,
 }
 
 impl Settings {
@@ -110,7 +103,6 @@ impl Default for Settings {
             reread_pause: REREAD_PAUSE,
             patience: Duration::from_secs(300),
             is_background: false,
-            deliveries: Arc::default(),
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Deliveries wait for neither, and no failure of them ends the process: not a panic, not missing root certificates.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus::{IntCounterVec, Opts, Registry};
@@ -47,7 +46,7 @@ pub(crate) struct Reconciliation {
 
 impl Reconciliation {
     /// Registers the metrics. With a client of Clerk's API, and `reconcile_every` or `reconcile_check_every`, the process
-    /// keeps the schedule. Its runs leave more time to the rest of the process while `deliveries` grows.
+    /// keeps the schedule.
     ///
     /// # Errors
     /// A metric is registered already.
@@ -56,7 +55,6 @@ impl Reconciliation {
         source: Option<Arc<ClerkApi>>,
         store: Arc<dyn FullStore>,
         clock: Arc<dyn Clock>,
-        deliveries: Arc<AtomicU64>,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = ReconcileMetrics::new(registry)?;
@@ -66,8 +64,7 @@ impl Reconciliation {
         let is_scheduled = schedule.every.is_some() || schedule.check_every.is_some();
         let scheduled = source
             .filter(|_| is_scheduled)
-            .map(|source| wire::reconciler(config, source, store.clone(), clock).in_background(deliveries))
-            .map(|reconciler| (reconciler, schedule));
+            .map(|source| (wire::reconciler(config, source, store.clone(), clock).in_background(), schedule));
         Ok(Self { store, metrics, scheduled })
     }
 

@@ -87,14 +87,14 @@ impl Service {
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
         let applied = store.clone().filter(|_| faces.worker);
-        let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
         let source = match &applied {
-            Some(store) => start_reconciliation(config, &mut supervisor, store, &clock, &calls, &registry)?,
+            Some(store) => start_reconciliation(config, &mut supervisor, store.clone(), &clock, &registry)?,
             None => None,
         };
         let api = applied.clone().zip(ports.api);
         let api_listening = start_api(config, &secrets, &mut supervisor, api, &clock, source, &registry)?;
         start_forwards(config, &secrets, &mut supervisor, applied.clone(), &clock, &registry)?;
+        let calls = Arc::new(WorkerCalls::new(queue.consumer.clone()));
         let (mut live, mut applying) = (Vec::new(), None);
         if let Some(store) = applied {
             let settings = worker_settings(config);
@@ -187,14 +187,12 @@ fn serve_ops(supervisor: &mut Supervisor, ops: Ops, own: Option<TcpListener>, pa
 fn start_reconciliation(
     config: &Config,
     supervisor: &mut Supervisor,
-    store: &Arc<dyn FullStore>,
+    store: Arc<dyn FullStore>,
     clock: &Arc<dyn Clock>,
-    calls: &WorkerCalls,
     registry: &Registry,
 ) -> anyhow::Result<Option<Arc<ClerkApi>>> {
     let source = reconciliation::source(config, registry)?;
-    let (store, clock, deliveries) = (store.clone(), clock.clone(), calls.counter());
-    let reconciliation = Reconciliation::new(config, source.clone(), store, clock, deliveries, registry)?;
+    let reconciliation = Reconciliation::new(config, source.clone(), store, clock.clone(), registry)?;
     supervisor.start("reconciliation", |stop| async move {
         reconciliation.run(stop).await;
         Ok(())

@@ -4,7 +4,6 @@
 //! settlements are writes, so a worker's calls are observed, and the queue's component in `/readyz` and `rollbook_up`
 //! reports their outcome. A worker calls repeatedly, so the last outcome is always recent.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -24,19 +23,14 @@ struct State {
     settle: Option<QueueError>,
     /// Whether the last settlement succeeded for some of its leases.
     settled_some: bool,
-    /// Number of leases with messages, and of settlements. A run in the background reads it too.
-    calls: Arc<AtomicU64>,
+    /// Number of leases with messages, and of settlements.
+    calls: u64,
 }
 
 impl WorkerCalls {
     /// Wraps this consumer.
     pub(crate) fn new(inner: Arc<dyn Consumer>) -> Self {
         Self { inner, state: Mutex::default() }
-    }
-
-    /// Returns the number of leases with messages, and of settlements, as it grows.
-    pub(crate) fn counter(&self) -> Arc<AtomicU64> {
-        self.state().calls.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -51,7 +45,7 @@ impl Consumer for WorkerCalls {
         let mut state = self.state();
         state.lease = answer.as_ref().err().cloned();
         if !matches!(&answer, Ok(leases) if leases.is_empty()) {
-            state.count();
+            state.calls += 1;
         }
         drop(state);
         answer
@@ -71,15 +65,11 @@ impl Consumer for WorkerCalls {
 }
 
 impl State {
-    fn count(&self) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-    }
-
     fn note_settled(&mut self, answers: &[Result<Settled, QueueError>]) {
         if answers.is_empty() {
             return;
         }
-        self.count();
+        self.calls += 1;
         self.settle = answers.iter().find_map(|answer| answer.as_ref().err().cloned());
         self.settled_some = answers.iter().any(Result::is_ok);
     }
@@ -99,7 +89,7 @@ impl State {
 #[async_trait]
 impl Probe for WorkerCalls {
     fn calls(&self) -> u64 {
-        self.counter().load(Ordering::Relaxed)
+        self.state().calls
     }
 
     async fn check(&self) -> Condition {
