@@ -126,7 +126,7 @@ async fn open_all(
             refused => _ = faults.take(refused),
         },
         Err(error @ QueueError::Broken(_)) => _ = faults.take::<()>(Err(error.into())),
-        Err(error) => tracing::warn!("{error}; asking again until it answers"),
+        Err(error) => tracing::warn!("{error}; trying again until it succeeds"),
     }
     faults.take(refuse_foreign(config).await);
     if faults.0.is_empty() {
@@ -231,7 +231,7 @@ async fn migrate_or_check(
         Ok(_) => {}
         Err(why) if is_file => bail!(why),
         Err(why) => {
-            tracing::warn!("{why}; asking again until it answers");
+            tracing::warn!("{why}; trying again until it succeeds");
             return Ok(false);
         }
     }

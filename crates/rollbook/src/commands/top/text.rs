@@ -190,7 +190,8 @@ impl Page {
             let free = queue
                 .space_free_bytes
                 .map_or_else(String::new, |free| format!("; {} MiB free", number(free / MIB)));
-            self.line("queue space", &format!("{:.0} % of {of}{free}", used * 100.0), Tone::of(used >= 0.8));
+            let percent = if used > 10.0 { "over 1,000".to_owned() } else { format!("{:.0}", used * 100.0) };
+            self.line("queue space", &format!("{percent} % of {of}{free}"), Tone::of(used >= 0.8));
         }
     }
 
@@ -347,6 +348,16 @@ mod tests {
             assert!(text.contains(line), "{line}\nin\n{text}");
         }
         assert!(!text.contains("12,480") && !text.contains("time to empty"), "{text}");
+    }
+
+    #[test]
+    fn space_that_is_used_more_than_ten_times_over_has_no_long_number() {
+        for (ratio, shown) in [(10.0, "queue space   1000 % of"), (2.1e6, "queue space   over 1,000 % of")] {
+            let mut view = view();
+            view.queue.as_mut().expect("a queue").space_used_ratio = Some(ratio);
+            let text = lines(&view, Style::PLAIN, 120, Long::Cut).join("\n");
+            assert!(text.contains(shown), "{shown}\nin\n{text}");
+        }
     }
 
     #[test]

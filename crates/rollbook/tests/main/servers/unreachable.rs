@@ -80,7 +80,7 @@ async fn an_invalid_url_ends_with_2_and_names_its_setting() {
         for command in ["work", "migrate"] {
             let ran = run(&home, &[command]).ended(2);
             assert!(ran.err.contains(name) && !ran.err.contains("ImASecret"), "{}", ran.err);
-            assert!(!ran.err.contains("asking again"), "{}", ran.err);
+            assert!(!ran.err.contains("trying again"), "{}", ran.err);
         }
     }
 }
