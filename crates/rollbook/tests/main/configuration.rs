@@ -3,7 +3,7 @@
 use crate::rollbook::{Home, SECRET};
 
 /// Every setting with a value that is wrong by itself.
-const WRONG: [(&str, &str); 70] = [
+const WRONG: [(&str, &str); 71] = [
     ("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_ImASecret"),
     ("ROLLBOOK_DATA_DIR", ""),
     ("ROLLBOOK_LISTEN", "8080"),
