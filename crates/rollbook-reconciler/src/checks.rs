@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
-use crate::readings::Readings;
 use crate::reconciler::Reconciler;
 use crate::settings::CLOCK_TOLERANCE;
 
@@ -104,7 +103,7 @@ impl Reconciler {
                 page => page?,
             };
             offset += page.objects.len() as u64;
-            let page = Readings::of_page(resource, page, None).await;
+            let page = context.decode(resource, page).await?;
             let times: Vec<Timestamp> =
                 page.subjects.iter().filter_map(|subject| subject.row.as_ref()?.updated_at).collect();
             // An `updated_at` in the future is a wrong one. The next check would end at once.

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::context::{Context, Written};
 use crate::error::ReconcileError;
-use crate::readings::Readings;
+use crate::readings::{Readings, reading_time};
 
 /// Maximum number of rows of a resource that a run holds because they refuse their change. All are counted.
 const REFUSED_HELD_MAX: u64 = 1_000;
@@ -31,7 +31,7 @@ impl Context {
         Readings { subjects, unreadable, clock, .. }: Readings,
     ) -> Result<(), ReconcileError> {
         self.clerk_says(clock);
-        let (read_at, total) = (Self::read_at(clock), subjects.len() as u64 + unreadable);
+        let (read_at, total) = (reading_time(clock), subjects.len() as u64 + unreadable);
         if unreadable > 0 {
             warn!(
                 table = resource.table,

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clocked::Clocked;
+use crate::decoder::{Decoder, pause_after};
 use crate::error::ReconcileError;
 use crate::progress::{Progress, ResourceProgress};
-use crate::settings::{REST_MAX, REST_MIN, RUN_LOCK, Settings};
+use crate::settings::{RUN_LOCK, Settings};
 
 /// Maximum number of changes in one transaction. Each transaction costs as much as some rows.
 const BATCH_MAX: usize = 250;
@@ -55,6 +56,7 @@ pub(crate) struct Context {
     progress: Mutex<Progress>,
     watch: watch::Sender<Progress>,
     saved: Mutex<Instant>,
+    pub(crate) decoder: Decoder,
     /// Whether the resource that is walked has had no complete walk yet.
     is_backfill: AtomicBool,
     /// Whether this is a check between walks, which has no record.
@@ -79,8 +81,7 @@ impl Context {
     /// caller notices a stop.
     pub(crate) async fn rest(&self, begun: Instant) {
         if self.settings.is_background {
-            let pause = begun.elapsed().clamp(REST_MIN, REST_MAX);
-            self.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+            pause_after(begun, &self.stop).await;
         }
     }
 
@@ -95,6 +96,7 @@ impl Context {
     ) -> Self {
         ports.source = Arc::new(Clocked::new(ports.source, ports.clock.clone()));
         let (progress, saved) = (Mutex::new(progress), Mutex::new(Instant::now()));
+        let decoder = Decoder::new(settings.is_background);
         Self {
             ports,
             settings,
@@ -105,6 +107,7 @@ impl Context {
             progress,
             watch,
             saved,
+            decoder,
             is_backfill: AtomicBool::new(false),
             is_check: AtomicBool::new(false),
         }
@@ -324,11 +327,6 @@ impl Context {
             }
             _ => Ok(written),
         }
-    }
-
-    /// Returns the event time of a reading at this time of Clerk's clock.
-    pub(crate) fn read_at(clock: Timestamp) -> Timestamp {
-        clock.minus(crate::settings::MARGIN)
     }
 }
 

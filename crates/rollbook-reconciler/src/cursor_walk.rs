@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::page::PageWork;
 use crate::progress::{Last, Slice};
-use crate::readings::{Readings, created_at};
+use crate::readings::created_at;
 use crate::room::PageRoom;
 
 /// Number of empty pages after which a part is given up, although Clerk counts more users in it.
@@ -98,7 +98,7 @@ impl Context {
         let request = PageRequest { position, limit: 1, bytes_max: usize::MAX };
         let page = self.patiently("Clerk", || self.ports.source.page(&USERS, &request)).await?;
         room.note_first(&page);
-        let page = Readings::of_page(&USERS, page, None).await;
+        let page = self.decode(&USERS, page).await?;
         let first = page.subjects.first().and_then(created_at);
         Ok(first.map(|at| (Timestamp::from_millis(at), page.clock)))
     }
@@ -199,7 +199,7 @@ impl Context {
     ) -> Result<(), ReconcileError> {
         let (is_short, clock) = (page.objects.len() < limit, page.clock);
         let turn = room.turn().await;
-        let mut page = Readings::of_page(resource, page, Some(self)).await;
+        let mut page = self.decode(resource, page).await?;
         if page.has_twice {
             // In place of others, perhaps. It is read again, as an answer without a new user.
             self.stop.run_until_cancelled(tokio::time::sleep(self.settings.reread_pause)).await;

@@ -16,7 +16,7 @@ use crate::approve::Approved;
 use crate::brake;
 use crate::context::Context;
 use crate::error::ReconcileError;
-use crate::readings::Readings;
+use crate::readings::{Readings, reading_time};
 
 /// Held objects per step.
 pub(crate) const STEP: usize = 100;
@@ -160,7 +160,7 @@ impl Context {
         resource: &'static Resource,
         absent: Vec<(HeldKey, Timestamp)>,
     ) -> Result<(u64, u64), ReconcileError> {
-        let change = |(key, clock): &(HeldKey, _)| self.deletion(resource, &key.id, Self::read_at(*clock));
+        let change = |(key, clock): &(HeldKey, _)| self.deletion(resource, &key.id, reading_time(*clock));
         let changes: Vec<Change> = absent.iter().map(change).collect();
         let written = self.apply(&changes).await?;
         let keys: Vec<HeldKey> = absent.into_iter().map(|(key, _)| key).collect();

@@ -27,6 +27,7 @@ mod clocked;
 mod compare;
 mod context;
 mod cursor_walk;
+mod decoder;
 mod deletions;
 mod error;
 mod instance;

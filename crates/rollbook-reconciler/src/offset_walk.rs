@@ -173,7 +173,7 @@ impl Context {
             .ok_or(ReconcileError::Contradiction { table: resource.table, detail: "a page has no total" })?;
         self.update(resource.table, |of| of.total = total);
         let end = slice.offset + length;
-        let mut page = ahead.meanwhile(Readings::of_page(resource, page, Some(self))).await;
+        let mut page = ahead.meanwhile(self.decode(resource, page)).await?;
         if page.has_twice {
             return Ok(Step::Lost);
         }

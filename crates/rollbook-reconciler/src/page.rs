@@ -1,7 +1,7 @@
 //! One page of a list in ascending order of `created_at`: comparison, and the window that it proves.
 
 use rollbook_core::catalog::Resource;
-use rollbook_core::source::Window;
+use rollbook_core::source::{Page, Window};
 use rollbook_core::time::Timestamp;
 
 use crate::context::Context;
@@ -53,6 +53,15 @@ impl PageWork {
 }
 
 impl Context {
+    /// Decodes a page. In the background the run pauses after each part.
+    pub(crate) async fn decode(
+        &self,
+        resource: &'static Resource,
+        page: Page,
+    ) -> Result<Readings, ReconcileError> {
+        Ok(self.decoder.decode(resource, page, &self.stop).await?)
+    }
+
     /// Does the work on a page.
     pub(crate) async fn finish_page(
         &self,

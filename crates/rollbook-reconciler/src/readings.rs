@@ -1,21 +1,12 @@
 //! Objects of Clerk, decoded: the changes that they would make.
 
-use std::collections::HashSet;
-
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::SubjectChange;
 use rollbook_core::event::observed;
-use rollbook_core::source::{Page, RawObject};
 use rollbook_core::time::Timestamp;
 use serde_json::{Map, Value};
-use tokio::time::Instant;
 
-use crate::context::Context;
-use crate::settings::REST_MIN;
-
-/// Objects that are decoded before other tasks of the thread have their turn: a process that also acknowledges
-/// webhooks must not make them wait for a page.
-const OBJECTS_AT_ONCE: usize = 8;
+use crate::settings::MARGIN;
 
 /// Objects of one answer of Clerk, in the list's order.
 pub(crate) struct Readings {
@@ -32,26 +23,6 @@ pub(crate) struct Readings {
 }
 
 impl Readings {
-    /// Decodes the objects of a page. Each text is freed as soon as it is decoded. A run in the background rests meanwhile.
-    pub(crate) async fn of_page(resource: &'static Resource, page: Page, run: Option<&Context>) -> Self {
-        let mut readings = Self::new(page.clock);
-        readings.subjects.reserve_exact(page.objects.len());
-        let mut begun = Instant::now();
-        for (number, object) in page.objects.into_iter().enumerate() {
-            if number % OBJECTS_AT_ONCE == OBJECTS_AT_ONCE - 1 {
-                tokio::task::yield_now().await;
-                if let Some(run) = run.filter(|_| begun.elapsed() >= REST_MIN) {
-                    run.rest(begun).await;
-                    begun = Instant::now();
-                }
-            }
-            readings.add(resource, RawObject::decode(&object));
-        }
-        let ids: HashSet<&str> = readings.subjects.iter().map(|subject| subject.id.as_str()).collect();
-        readings.has_twice = ids.len() < readings.subjects.len();
-        readings
-    }
-
     /// Takes the object of a point read.
     pub(crate) fn of(resource: &'static Resource, object: Map<String, Value>, clock: Timestamp) -> Self {
         let mut readings = Self::new(clock);
@@ -59,12 +30,12 @@ impl Readings {
         readings
     }
 
-    const fn new(clock: Timestamp) -> Self {
+    pub(crate) const fn new(clock: Timestamp) -> Self {
         Self { subjects: Vec::new(), unreadable: 0, has_twice: false, last_at: None, clock }
     }
 
-    fn add(&mut self, resource: &'static Resource, object: Map<String, Value>) {
-        match observed(resource, object, Context::read_at(self.clock)) {
+    pub(crate) fn add(&mut self, resource: &'static Resource, object: Map<String, Value>) {
+        match observed(resource, object, reading_time(self.clock)) {
             Some((subject, _)) => {
                 self.last_at = Some(self.subjects.len() as u64 + self.unreadable);
                 self.subjects.push(subject);
@@ -85,6 +56,11 @@ impl Readings {
     }
 }
 
+/// Returns the event time of a reading at this time of Clerk's clock.
+pub(crate) fn reading_time(clock: Timestamp) -> Timestamp {
+    clock.minus(MARGIN)
+}
+
 /// Returns `created_at` of an object, in milliseconds.
 pub(crate) fn created_at(subject: &SubjectChange) -> Option<i64> {
     subject.row.as_ref()?.created_at.map(Timestamp::as_millis)
@@ -97,28 +73,8 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn other_tasks_have_their_turn_while_a_page_is_decoded() {
-        let user = |number: usize| json!({ "id": format!("user_{number}") });
-        let objects = (0..500).map(|number| user(number).as_object().cloned().expect("an object").into());
-        let page = Page { objects: objects.collect(), ..Page::default() };
-        let mut turns = 0;
-        let others = async {
-            loop {
-                turns += 1;
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            readings = Readings::of_page(&USERS, page, None) => assert_eq!(readings.subjects.len(), 500),
-            () = others => unreachable!("it has no end"),
-        }
-        assert!(turns >= 500 / OBJECTS_AT_ONCE - 1, "{turns} turns");
-    }
-
-    #[tokio::test]
-    async fn what_is_not_a_living_object_of_the_resource_is_counted_and_never_read() {
+    #[test]
+    fn what_is_not_a_living_object_of_the_resource_is_counted_and_never_read() {
         for (object, is_read) in [
             (json!({}), false),
             (json!({ "id": "user_1" }), true),
@@ -131,9 +87,8 @@ mod tests {
             (json!({ "id": "user_1", "deleted": "yes" }), false),
         ] {
             let text = object.to_string();
-            let raw = object.as_object().cloned().expect("an object").into();
-            let readings =
-                Readings::of_page(&USERS, Page { objects: vec![raw], ..Page::default() }, None).await;
+            let object = object.as_object().cloned().expect("an object");
+            let readings = Readings::of(&USERS, object, Timestamp::default());
             let expected = (usize::from(is_read), u64::from(!is_read));
             assert_eq!((readings.subjects.len(), readings.unreadable), expected, "{text}");
             assert!(!readings.is_empty());

@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::deletions::{lookup_of, synced_at};
 use crate::error::ReconcileError;
 use crate::progress::Progress;
+use crate::readings::reading_time;
 use crate::reconciler::Reconciler;
 use crate::settings::{CLOCK_TOLERANCE, INSTANCE_CHECKED_FOR};
 
@@ -250,7 +251,7 @@ impl Context {
         state: Option<SubjectState>,
         force: bool,
     ) -> Result<ResyncOutcome, ReconcileError> {
-        let read_at = Self::read_at(clock);
+        let read_at = reading_time(clock);
         if state.is_some_and(|state| state.is_erased_by_operator()) {
             return Ok(ResyncOutcome::Erased);
         }
