@@ -46,7 +46,7 @@ pub(crate) struct PageRoom {
 
 impl PageRoom {
     /// Creates the room for at most `pages` pages, each of at least `limits.0` and at most `limits.1` objects. Those of a
-    /// run in the background are decoded one after another.
+    /// run in the background are compared and written one after another.
     pub(crate) fn new(pages: usize, limits: (usize, usize), is_background: bool) -> Self {
         let pages = u32::try_from(pages).unwrap_or(u32::MAX).clamp(1, ROOM_KIB);
         Self {
@@ -74,7 +74,7 @@ impl PageRoom {
         self.kib.try_acquire_many(self.size()).ok()
     }
 
-    /// Waits for a turn to decode a page. The semaphore is never closed.
+    /// Waits for a turn to take a page. The semaphore is never closed.
     pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         self.turns.acquire().await.ok()
     }
