@@ -31,6 +31,7 @@ pub mod drift;
 pub mod event;
 pub mod live;
 pub mod merge;
+pub mod named;
 pub mod pace;
 pub mod protection;
 pub mod queue;

@@ -4,6 +4,7 @@ mod recorded;
 
 use std::collections::BTreeMap;
 
+use rollbook_core::named;
 use rollbook_core::store::{
     Changes, FeedState, Forward, ForwardMove, ForwardStop, Forwards, Position, StoreError,
 };
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use self::recorded::first_failure;
 pub use self::recorded::{OfDeadLetters, RecordedChange, change_dead_letters, recorded};
-use crate::serialize::optional_text;
+use crate::serialize::{optional_text, text};
 use crate::words::{many, thousands};
 
 /// State of a forward.
@@ -21,6 +22,7 @@ pub struct ForwardView {
     /// Name.
     pub forward: String,
     /// State.
+    #[serde(serialize_with = "text")]
     pub state: ForwardActivity,
     /// Whether the configuration of the caller has it.
     pub is_configured: bool,
@@ -56,29 +58,17 @@ pub struct ForwardView {
     pub saved_at: Option<Timestamp>,
 }
 
-/// Activity of a forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ForwardActivity {
-    /// A process has it, and sends.
-    Running,
-    /// The forward stopped until an operator starts it again.
-    Stopped,
-    /// No process has it.
-    Idle,
-    /// The forward is configured and never ran.
-    New,
-}
-
-impl ForwardActivity {
-    /// Returns the name, as in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Stopped => "stopped",
-            Self::Idle => "idle",
-            Self::New => "new",
-        }
+named! {
+    /// Activity of a forward.
+    pub enum ForwardActivity {
+        /// A process has it, and sends.
+        Running = "running",
+        /// The forward stopped until an operator starts it again.
+        Stopped = "stopped",
+        /// No process has it.
+        Idle = "idle",
+        /// The forward is configured and never ran.
+        New = "new",
     }
 }
 
