@@ -48,7 +48,7 @@ pub struct Summary {
 pub async fn summary(queue: &dyn QueueAdmin, filter: &DeadLetterFilter) -> Result<Summary, QueueError> {
     let (mut sums, mut others, mut after) = (DeadLetterSums::default(), 0_u64, None);
     loop {
-        let step = queue.sum_dead_letters(filter, after, STEP).await?;
+        let step = queue.sum_dead_letters(&filter.page(after, STEP)).await?;
         others = others.saturating_add(add(&mut sums, step.groups));
         after = step.next;
         if after.is_none() {

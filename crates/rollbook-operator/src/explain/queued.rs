@@ -152,7 +152,7 @@ pub(super) async fn by_id(queue: &dyn QueueAdmin, id: &MessageId) -> Result<Queu
         queued.messages.push(Message::new(message, event_type));
     }
     let filter = DeadLetterFilter { id: Some(id.clone()), ..DeadLetterFilter::default() };
-    for letter in queue.dead_letters(&filter, None, 1).await? {
+    for letter in queue.dead_letters(&filter.page(None, 1)).await? {
         queued.dead_letters.push(ParkedMessage::new(letter, None));
     }
     queued.discards.extend(queue.discards(id).await?.into_iter().map(DiscardedMessage::from));
@@ -201,7 +201,7 @@ impl Scan<'_> {
             if room == 0 {
                 return Ok(());
             }
-            let page = queue.dead_letters(&DeadLetterFilter::default(), after, room).await?;
+            let page = queue.dead_letters(&DeadLetterFilter::default().page(after, room)).await?;
             // A page may have fewer than requested: only an empty page is the end.
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.position);

@@ -102,7 +102,7 @@ async fn dead_since(queue: &dyn QueueAdmin, since: Option<Timestamp>) -> anyhow:
         let filter = DeadLetterFilter { reason, since, ..DeadLetterFilter::default() };
         let mut after = None;
         while steps < DEAD_STEPS_MAX {
-            let step = queue.count_dead_letters(&filter, after, DEAD_STEP).await?;
+            let step = queue.count_dead_letters(&filter.page(after, DEAD_STEP)).await?;
             (dead, steps, after) = (dead + step.changed as u64, steps + 1, step.next);
             if after.is_none() {
                 break;
