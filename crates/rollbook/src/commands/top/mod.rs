@@ -27,7 +27,7 @@ use super::on_all_cores;
 use crate::cli::{Output, Top};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
-use crate::output::{Style, is_terminal, print, print_json};
+use crate::output::{Style, is_terminal, print_as};
 use crate::signals::Signals;
 
 /// Time over which rates are computed.
@@ -69,12 +69,9 @@ async fn snapshot(watch: &mut Watch, arguments: &Top) -> anyhow::Result<()> {
     watch.turn().await;
     tokio::time::sleep(arguments.every).await;
     let view = watch.turn().await;
-    match arguments.output {
-        Output::Json => print_json(&view)?,
-        Output::Text => {
-            print(&text::lines(&view, Style::of(&Environment::read()), COLUMNS, Long::Continued).join("\n"))?;
-        }
-    }
+    print_as(arguments.output, &view, |view| {
+        text::lines(view, Style::of(&Environment::read()), COLUMNS, Long::Continued).join("\n")
+    })?;
     if view.processes.iter().all(|process| !process.answers) {
         bail!("no process answers; give the addresses of ops ports, or start rollbook serve");
     }
