@@ -14,12 +14,12 @@ use super::known::{self, Asked, Known, ask};
 use super::parents::Ids;
 use super::recheck::Candidates;
 use super::sql::{Statements, number_of};
-use super::values::Values;
 use super::write::{Write, arguments, is_undone};
 use crate::address::Address;
 use crate::fault::{self, Fault, NotKept};
 use crate::transaction::{Session, Work};
 use crate::types::Time;
+use crate::values::Values;
 
 /// Maximum writes of rows that other workers write at the same time. A worker that lost once holds their locks, so the
 /// second write succeeds unless a trigger prevents it.

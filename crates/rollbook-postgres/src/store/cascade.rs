@@ -17,9 +17,9 @@ use sqlx::Row as _;
 
 use super::PostgresStore;
 use super::attempt::{Failed, refused};
-use super::entries::About;
+use super::entries::about;
 use super::parents::{Ids, Parents, Repair, Rows};
-use super::pending::{self, Change, Left, Take, Then};
+use super::pending::{self, Change, Then};
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
@@ -48,15 +48,13 @@ impl PostgresStore {
     pub(super) async fn turn(&self) -> Result<CascadeStep, StoreError> {
         let entries = &self.statements.pending;
         let mut turn = Turn::new(Instant::now());
-        let rows = Take { statements: entries, what: PendingWork::Row, limit: RETRIED_MAX };
-        let rows = self.database.run(&rows).await?;
+        let rows = pending::take(&self.database, entries, PendingWork::Row, RETRIED_MAX).await?;
         self.retry(&rows, &mut turn).await?;
         turn.renew(Instant::now());
-        let parent = Take { statements: entries, what: PendingWork::Children, limit: 1 };
-        for entry in self.database.run(&parent).await? {
+        for entry in pending::take(&self.database, entries, PendingWork::Children, 1).await? {
             self.work_off(&entry, &mut turn).await?;
         }
-        let left = self.database.run(&Left { statements: entries }).await?;
+        let left = pending::left(&self.database, entries).await?;
         Ok(CascadeStep { rows: turn.done.rows, refused: turn.done.refused, ..left })
     }
 
@@ -311,8 +309,7 @@ impl Work for Look<'_> {
             // Those of refused rows, too: nothing needs them.
             let rows = parents.rows(self.statements, session, Rows::InLedger, false, FOUND_MAX).await?;
             found.in_ledger = rows.into_values().flatten().collect();
-            let own =
-                About { statements: self.statements, ids: std::slice::from_ref(&self.entry.id), after: "" };
+            let own = about(self.statements, std::slice::from_ref(&self.entry.id), "");
             if !own.run(session).await?.is_empty() {
                 found.in_ledger.push(self.entry.id.clone());
             }

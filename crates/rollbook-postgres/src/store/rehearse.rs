@@ -13,7 +13,7 @@ use rollbook_core::store::{PendingWork, RetentionChoices};
 use rollbook_core::time::Timestamp;
 
 use super::apply::{Apply, Done};
-use super::entries::{Forget, Old};
+use super::entries::{Forget, old};
 use super::parents::Repair;
 use super::pending;
 use super::recheck::Recheck;
@@ -55,7 +55,7 @@ impl Work for Rehearse<'_> {
         // No row is this old.
         let before = Timestamp::from_millis(0);
         let ids = &[NOBODY.to_owned()];
-        Old { statements, before, from: None, except: Vec::new(), limit: 1 }.run(session).await?;
+        old(statements, before, None, &[], 1).run(session).await?;
         Forget { statements, entries: ids }.run(session).await?;
         for resource in RESOURCES {
             EraseContent { statements, resource, ids, before }.run(session).await?;

@@ -22,10 +22,10 @@ use super::known::{self, Asked};
 use super::parents::{Ids, Parents, Rows};
 use super::pending;
 use super::sql::{Statements, number_of};
-use super::values::Values;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
+use crate::values::Values;
 
 impl PostgresStore {
     /// Resets a row, and repairs its child rows as far as the time of a turn allows. Workers repair the others.
