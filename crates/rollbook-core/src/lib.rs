@@ -38,6 +38,7 @@ pub mod queue;
 pub mod rehearsal;
 pub mod retry;
 pub mod sanitize;
+mod serialize;
 pub mod signature;
 pub mod source;
 pub mod store;

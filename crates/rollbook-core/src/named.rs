@@ -1,8 +1,11 @@
 //! Enums with a name for each variant: closed lists of values in metrics, in JSON, in filters and in the store.
 
+#[doc(hidden)]
+pub use serde::{Serialize, Serializer};
+
 /// Declares an enum with a name for each variant.
 ///
-/// The enum gets `ALL`, `as_str`, `parse`, and a [`Display`](std::fmt::Display) that shows the name. A variant is declared
+/// The enum gets `ALL`, `as_str`, `parse`, and the name as its [`Display`](std::fmt::Display) and in JSON. A variant is declared
 /// once, so none can be missing in one of them.
 ///
 /// ```
@@ -51,6 +54,12 @@ macro_rules! named {
         impl ::std::fmt::Display for $enum {
             fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.write_str(self.as_str())
+            }
+        }
+
+        impl $crate::named::Serialize for $enum {
+            fn serialize<S: $crate::named::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
             }
         }
     };

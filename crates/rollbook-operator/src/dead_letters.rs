@@ -15,7 +15,6 @@ use serde::Serialize;
 pub use self::follower::{FOLLOWED_MAX, Follower};
 pub use self::summary::{Group, Summary, summary};
 use crate::DEAD_LETTERS_PAGE;
-use crate::serialize::{optional_text, text};
 use crate::words::thousands;
 
 /// Dead letters per step of a bulk operation. A step is one transaction, and deliveries wait for at most one step.
@@ -33,28 +32,24 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 #[derive(Debug, Serialize)]
 pub struct DeadLetterView {
     /// Message id (`svix-id`).
-    #[serde(serialize_with = "text")]
     pub id: MessageId,
     /// Event type, if known.
     #[serde(rename = "type")]
     pub event_type: Option<String>,
     /// Reason of the last failure.
-    #[serde(serialize_with = "text")]
     pub reason: Reason,
     /// Details of the last failure.
     pub detail: String,
     /// Number of counted attempts.
     pub attempts: u32,
     /// Time at which the receiver had read the delivery.
-    #[serde(serialize_with = "text")]
     pub received_at: Timestamp,
     /// Time at which the message became a dead letter.
-    #[serde(serialize_with = "text")]
     pub parked_at: Timestamp,
     /// Length of the body in bytes.
     pub body_bytes: usize,
     /// Trace context of the delivery.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_text")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Traceparent>,
     /// Signed bytes, as text. Contains personal data.
     #[serde(skip_serializing_if = "Option::is_none")]

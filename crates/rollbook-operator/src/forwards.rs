@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use self::recorded::first_failure;
 pub use self::recorded::{OfDeadLetters, RecordedChange, change_dead_letters, recorded};
-use crate::serialize::{optional_text, text};
 use crate::words::{many, thousands};
 
 /// State of a forward.
@@ -22,7 +21,6 @@ pub struct ForwardView {
     /// Name.
     pub forward: String,
     /// State.
-    #[serde(serialize_with = "text")]
     pub state: ForwardActivity,
     /// Whether the configuration of the caller has it.
     pub is_configured: bool,
@@ -43,18 +41,14 @@ pub struct ForwardView {
     /// Number of requests that were made for this change; 0 if none waits after a failure.
     pub tries: u32,
     /// Time of the next request for it.
-    #[serde(serialize_with = "optional_text")]
     pub next_try_at: Option<Timestamp>,
     /// Time until which the receiver asked for no requests.
-    #[serde(serialize_with = "optional_text")]
     pub paused_until: Option<Timestamp>,
     /// Time at which it stopped.
-    #[serde(serialize_with = "optional_text")]
     pub stopped_at: Option<Timestamp>,
     /// Reason of the stop.
     pub stop_reason: Option<String>,
     /// Time of the last save; `None` if it never ran.
-    #[serde(serialize_with = "optional_text")]
     pub saved_at: Option<Timestamp>,
 }
 
