@@ -25,7 +25,7 @@ use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 
 /// Time limit of one search: it passes over all rows of a parent.
-pub(super) const LOOK_MAX: Duration = Duration::from_secs(600);
+pub(super) const SEARCH_MAX: Duration = Duration::from_secs(600);
 
 /// A turn, with the reason of a refusal as this engine knows it.
 pub(super) type Turn<'a> = rollbook_core::store::turn::Turn<'a, Failed>;
@@ -145,8 +145,8 @@ impl PostgresStore {
         let mut repaired = Ids::new();
         let mut is_first = true;
         loop {
-            let look = Look { statements: &self.statements, entry };
-            let Found { wrong, in_ledger } = match self.steps().long(LOOK_MAX, &look).await {
+            let search = Search { statements: &self.statements, entry };
+            let Found { wrong, in_ledger } = match self.steps().long(SEARCH_MAX, &search).await {
                 Ok(found) => found,
                 Err(fault) => {
                     turn.why = Some(refused(fault)?);
@@ -285,12 +285,12 @@ struct Found {
 
 /// Searches for child rows of a parent that do not show its state, without those that have an entry of their own, and then
 /// for ledger entries: content goes first, so that a ledger that refuses keeps none. Removes the entry if it finds neither.
-struct Look<'a> {
+struct Search<'a> {
     statements: &'a Statements,
     entry: &'a Entry,
 }
 
-impl Work for Look<'_> {
+impl Work for Search<'_> {
     type Output = Found;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Found> {

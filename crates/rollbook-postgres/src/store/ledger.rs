@@ -9,7 +9,7 @@ use rollbook_core::store::StoreError;
 use rollbook_core::store::cascades::Entry;
 
 use super::PostgresStore;
-use super::cascade::{Ended, LOOK_MAX, Turn};
+use super::cascade::{Ended, SEARCH_MAX, Turn};
 use super::entries::{Forget, about};
 use super::parents::BATCH_MAX;
 
@@ -26,7 +26,7 @@ impl PostgresStore {
             let mut after = String::new();
             loop {
                 let search = about(&self.statements, ids, &after);
-                let found = self.steps().long(LOOK_MAX, &search).await?;
+                let found = self.steps().long(SEARCH_MAX, &search).await?;
                 let Some(last) = found.last() else { break };
                 after.clone_from(last);
                 let mut open = vec![found];

@@ -80,7 +80,7 @@ pub struct PostgresStore {
     statements: Statements,
     access: access::Statements,
     schema: String,
-    keeping: RetentionChoices,
+    retention: RetentionChoices,
     statement_timeout: Duration,
     /// Pace of steps that write rows.
     pace: Pace,
@@ -116,7 +116,7 @@ impl PostgresStore {
             statements,
             access,
             schema: settings.schema,
-            keeping: RetentionChoices::default(),
+            retention: RetentionChoices::default(),
             statement_timeout: settings.statement_timeout,
             pace: Pace::default(),
             ledger_pace: Pace::default(),
@@ -131,8 +131,8 @@ impl PostgresStore {
 
     /// Sets what the store retains.
     #[must_use]
-    pub fn keeping(self, keeping: RetentionChoices) -> Self {
-        Self { keeping, ..self }
+    pub fn with_retention(self, retention: RetentionChoices) -> Self {
+        Self { retention, ..self }
     }
 
     fn steps(&self) -> Steps<'_> {
@@ -204,8 +204,8 @@ impl Store for PostgresStore {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        let (keeping, now) = (self.keeping, self.clock.now());
-        let work = Apply { statements: &self.statements, changes, keeping, now };
+        let (retention, now) = (self.retention, self.clock.now());
+        let work = Apply { statements: &self.statements, changes, retention, now };
         let Done { outcomes, candidates } = match self.database.run(&work).await {
             Ok(done) => done,
             Err(fault) => return Err(self.checked(fault).await),
@@ -264,8 +264,8 @@ impl Store for PostgresStore {
     }
 
     async fn rehearse(&self) -> Result<bool, StoreError> {
-        let (keeping, now) = (self.keeping, self.clock.now());
-        self.database.run(&Rehearse { statements: &self.statements, keeping, now }).await?;
+        let (retention, now) = (self.retention, self.clock.now());
+        self.database.run(&Rehearse { statements: &self.statements, retention, now }).await?;
         Ok(true)
     }
 

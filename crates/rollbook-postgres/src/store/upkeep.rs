@@ -17,7 +17,7 @@ use sqlx::Row as _;
 
 use super::PostgresStore;
 use super::attempt::{Failed, run_deferred};
-use super::cascade::{LOOK_MAX, Removing, Turn};
+use super::cascade::{Removing, SEARCH_MAX, Turn};
 use super::entries::old;
 use super::parents::{BATCH_MAX, FindStale, Parents, Repair};
 use super::pending;
@@ -52,7 +52,7 @@ impl PostgresStore {
             let (from, except) = self.ledger_sweep().next(self.clock.now());
             let limit = PAGE_MAX.min(due.limit - fits(turn.ledger));
             let old = old(&self.statements, before, from.as_deref(), &except, limit);
-            let page = self.steps().long(LOOK_MAX, &old).await?;
+            let page = self.steps().long(SEARCH_MAX, &old).await?;
             if page.is_empty() {
                 self.ledger_sweep().end();
                 break;
@@ -95,7 +95,7 @@ impl PostgresStore {
             let Some((resource, from)) = self.sweep().next() else { break };
             let limit = PAGE_MAX.min(due.limit - fits(erased));
             let page = Page { statements: &self.statements, resource, from, before, limit };
-            let rows = self.steps().long(LOOK_MAX, &page).await?;
+            let rows = self.steps().long(SEARCH_MAX, &page).await?;
             let ids = rows.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
             erased += self.erase_rows(resource, ids, before, &mut turn).await?;
             if turn.is_stopped_by_refusals(Instant::now()) {

@@ -50,7 +50,7 @@ impl SqliteStore {
             let found = statement.query_map((&entry.id, &from, as_limit(FOUND_MAX)), |row| row.get(0))?;
             found.collect()
         };
-        Ok(self.looks().await?.read(read).await?)
+        Ok(self.scans().await?.read(read).await?)
     }
 
     async fn forget_ids(
@@ -68,7 +68,7 @@ impl SqliteStore {
         loop {
             let (subjects, from) = (Arc::clone(&ids), after.clone());
             let found =
-                self.looks().await?.read(move |connection| about(connection, &subjects, &from)).await?;
+                self.scans().await?.read(move |connection| about(connection, &subjects, &from)).await?;
             let Some(last) = found.last() else { return Ok(()) };
             after.clone_from(last);
             let mut open = vec![found];

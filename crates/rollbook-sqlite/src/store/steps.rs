@@ -204,9 +204,9 @@ impl SqliteStore {
         loop {
             let statements = std::sync::Arc::clone(&self.statements);
             let of = entry.clone();
-            let looked =
-                self.looks().await?.read(move |connection| look(connection, &statements, &of)).await?;
-            let Some((now, found)) = looked else { return Ok(Ended::Gone) };
+            let searched =
+                self.scans().await?.read(move |connection| search(connection, &statements, &of)).await?;
+            let Some((now, found)) = searched else { return Ok(Ended::Gone) };
             if std::mem::take(&mut is_first) {
                 // However long the search took, at least one step follows.
                 turn.renew(Instant::now());
@@ -293,7 +293,7 @@ fn split(
 
 /// Returns an entry as it is now, and the child rows of its parent that do not show its state, without those that have an
 /// entry of their own; `None` if the entry is gone.
-fn look(
+fn search(
     connection: &Connection,
     statements: &Statements,
     of: &Entry,
