@@ -14,6 +14,7 @@ use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, Row, named_params};
 
 use super::{Counters, PageBytes, count, traceparent};
+use crate::select::select;
 
 /// Base of the `seq` of a redriven message; the number of the dead letter is added.
 const REDRIVEN_BASE: i64 = -(1 << 62);
@@ -279,16 +280,13 @@ pub(super) fn discard(
 
 /// Records of discards of this message, oldest first.
 pub(super) fn discards(connection: &Connection, id: &MessageId) -> rusqlite::Result<Vec<Discard>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT discarded_at, died_at, attempts, reason, detail, event_type FROM discarded WHERE id = ?1 ORDER BY seq",
-    )?;
-    let records = statement.query_map((id.as_str(),), |row| {
+    let sql = "SELECT discarded_at, died_at, attempts, reason, detail, event_type FROM discarded WHERE id = ?1 ORDER BY seq";
+    select(connection, sql, (id.as_str(),), |row| {
         Ok(Discard {
             discarded_at: Timestamp::from_millis(row.get(0)?),
             parked_at: Timestamp::from_millis(row.get(1)?),
             attempts: row.get(2)?,
             failure: failure(row, 3)?,
         })
-    })?;
-    records.collect()
+    })
 }

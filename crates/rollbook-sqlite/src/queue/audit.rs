@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{Counters, SqliteQueue, count};
 use crate::fault::Fault;
+use crate::select::select;
 
 /// Rows in one step.
 const STEP: usize = 1_000;
@@ -84,9 +85,7 @@ impl SqliteQueue {
 }
 
 fn page(connection: &Connection, check: &Check, after: i64) -> rusqlite::Result<Vec<(i64, bool)>> {
-    let mut statement = connection.prepare_cached(check.page)?;
-    let rows = statement.query_map((after, STEP), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect()
+    select(connection, check.page, (after, STEP), |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// Facts of the tables, and the counters in the same state of the file.

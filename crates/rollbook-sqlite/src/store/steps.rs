@@ -22,6 +22,7 @@ use super::pending;
 use super::sql::Statements;
 use super::tables::Tables;
 use crate::fault::{Fault, Undone};
+use crate::select::select;
 
 /// Maximum intended duration of a step: deliveries wait for it.
 pub(super) const STEP_TIME: Duration = Duration::from_millis(200);
@@ -302,9 +303,8 @@ fn search(
     let mut found = Found::new();
     let mut room = FOUND_MAX;
     for (resource, dependents) in statements.dependents(entry.resource, entry.survivors) {
-        let mut statement = connection.prepare_cached(&dependents.wrong)?;
-        let ids = statement.query_map((&entry.id, pending::as_limit(room)), |row| row.get(0))?;
-        let ids = ids.collect::<rusqlite::Result<Vec<String>>>()?;
+        let values = (&entry.id, pending::as_limit(room));
+        let ids: Vec<String> = select(connection, &dependents.wrong, values, |row| row.get(0))?;
         room -= ids.len();
         if !ids.is_empty() {
             found.push((resource, ids));
