@@ -193,7 +193,7 @@ fn what_is_fuzzed_is_what_ships() {
         .collect();
     assert!(
         other.is_empty(),
-        "in other versions than in Cargo.lock: {other:?}\nmend: cp Cargo.lock crates/rollbook-core/fuzz/ && \
+        "in other versions than in Cargo.lock: {other:?}\nFix: cp Cargo.lock crates/rollbook-core/fuzz/ && \
          cargo metadata --manifest-path crates/rollbook-core/fuzz/Cargo.toml --format-version 1 >/dev/null"
     );
 }

@@ -113,7 +113,7 @@ impl Places {
             }
         }
         let letters =
-            queue.dead_letters(&DeadLetterFilter::default(), None, 1_000).await.expect("dead letters");
+            queue.dead_letters(&DeadLetterFilter::default().page(None, 1_000)).await.expect("dead letters");
         text.extend(letters.iter().map(|letter| String::from_utf8_lossy(&letter.body)));
         text
     }

@@ -1,7 +1,5 @@
 //! A change: what one delivery, or one reading of Clerk's API, says about one subject, at one version.
 
-use std::fmt;
-
 use crate::catalog::{LINKS_MAX, Resource};
 use crate::delivery::MessageId;
 use crate::drift::Drift;
@@ -238,53 +236,27 @@ impl Change {
     }
 }
 
-/// Outcome of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Applied {
-    /// The first change of its subject.
-    Inserted,
-    /// Newer than the stored state.
-    Updated,
-    /// The subject is now deleted.
-    Deleted,
-    /// Older than the stored state: nothing changed.
-    Stale,
-    /// Equal to the stored state: nothing changed.
-    Unchanged,
-    /// No table for the type, or at or below the erasure floor: nothing changed.
-    Ignored,
+crate::named! {
+    /// Outcome of a change.
+    pub enum Applied {
+        /// The first change of its subject.
+        Inserted = "inserted",
+        /// Newer than the stored state.
+        Updated = "updated",
+        /// The subject is now deleted.
+        Deleted = "deleted",
+        /// Older than the stored state: nothing changed.
+        Stale = "stale",
+        /// Equal to the stored state: nothing changed.
+        Unchanged = "unchanged",
+        /// No table for the type, or at or below the erasure floor: nothing changed.
+        Ignored = "ignored",
+    }
 }
 
 impl Applied {
-    /// All outcomes.
-    pub const ALL: [Self; 6] =
-        [Self::Inserted, Self::Updated, Self::Deleted, Self::Stale, Self::Unchanged, Self::Ignored];
-
     /// Returns whether the change writes anything.
     pub const fn advances(self) -> bool {
         matches!(self, Self::Inserted | Self::Updated | Self::Deleted)
-    }
-
-    /// Returns the name used in the ledger and in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Inserted => "inserted",
-            Self::Updated => "updated",
-            Self::Deleted => "deleted",
-            Self::Stale => "stale",
-            Self::Unchanged => "unchanged",
-            Self::Ignored => "ignored",
-        }
-    }
-
-    /// Returns the outcome with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|applied| applied.as_str() == name)
-    }
-}
-
-impl fmt::Display for Applied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }

@@ -1,43 +1,27 @@
 //! Kinds of drift: how an object at Clerk can differ from its row.
 
-/// Kind of difference between Clerk's API and a row; also the reason for a change that a reading made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Drift {
-    /// Clerk has the object, and there is no row with content.
-    Missing,
-    /// Clerk's object has a later `updated_at` than the row.
-    Stale,
-    /// The content differs at an equal `updated_at`: Clerk changed it without moving `updated_at`.
-    Undated,
-    /// The row is deleted, and Clerk has the object. Never repaired silently.
-    WronglyDeleted,
-    /// The row is not deleted, and Clerk has proved that the object does not exist.
-    NotDeleted,
-    /// Not a difference: an operator asked for a fresh reading of the object.
-    Resync,
+crate::named! {
+    /// Kind of difference between Clerk's API and a row; also the reason for a change that a reading made.
+    pub enum Drift {
+        /// Clerk has the object, and there is no row with content.
+        Missing = "missing",
+        /// Clerk's object has a later `updated_at` than the row.
+        Stale = "stale",
+        /// The content differs at an equal `updated_at`: Clerk changed it without moving `updated_at`.
+        Undated = "undated",
+        /// The row is deleted, and Clerk has the object. Never repaired silently.
+        WronglyDeleted = "wrongly_deleted",
+        /// The row is not deleted, and Clerk has proved that the object does not exist.
+        NotDeleted = "not_deleted",
+        /// Not a difference: an operator asked for a fresh reading of the object.
+        Resync = "resync",
+    }
 }
 
 impl Drift {
     /// All kinds that a reconciliation counts.
-    pub const ALL: [Self; 5] =
+    pub const COUNTED: [Self; 5] =
         [Self::Missing, Self::Stale, Self::Undated, Self::WronglyDeleted, Self::NotDeleted];
-
-    /// Returns the name used in metrics, in JSON and in the store.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Stale => "stale",
-            Self::Undated => "undated",
-            Self::WronglyDeleted => "wrongly_deleted",
-            Self::NotDeleted => "not_deleted",
-            Self::Resync => "resync",
-        }
-    }
-
-    /// Returns the kind with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().chain([Self::Resync]).find(|drift| drift.as_str() == name)
-    }
 
     /// Returns the event type of the ledger entry of a change with this reason.
     pub const fn event_type(self) -> &'static str {
@@ -58,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_names_of_kinds_round_trip() {
-        for drift in Drift::ALL.into_iter().chain([Drift::Resync]) {
+        for drift in Drift::ALL {
             assert_eq!(Drift::parse(drift.as_str()), Some(drift));
             assert_eq!(drift.event_type(), format!("reconcile.{}", drift.as_str()));
         }

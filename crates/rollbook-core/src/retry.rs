@@ -1,74 +1,35 @@
 //! Retry policy: whether a message that could not be applied is retried later or parked.
 
-use std::fmt;
 use std::time::Duration;
 
-/// Reason why a message failed. The list is closed, so that it can be a metric's label and a filter's value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// The body is not valid JSON.
-    InvalidJson,
-    /// The body is nested too deeply to be parsed safely.
-    TooDeep,
-    /// The body is JSON, but not an event: no type, no timestamp, or no object in `data`.
-    NotAnEvent,
-    /// The event's `data` has no id.
-    MissingId,
-    /// The event is of another Clerk instance than the configured one.
-    WrongInstance,
-    /// The store refused the values.
-    StoreRefused,
-    /// The store hit a time limit with this message alone, while others succeeded.
-    StoreTimeout,
-    /// The message was leased the maximum number of times without a settlement: it crashes or stalls its worker.
-    CrashLoop,
-    /// The queue's own entry cannot be read back.
-    CorruptEntry,
+crate::named! {
+    /// Reason why a message failed. The list is closed, so that it can be a metric's label and a filter's value.
+    pub enum Reason {
+        /// The body is not valid JSON.
+        InvalidJson = "invalid_json",
+        /// The body is nested too deeply to be parsed safely.
+        TooDeep = "too_deep",
+        /// The body is JSON, but not an event: no type, no timestamp, or no object in `data`.
+        NotAnEvent = "not_an_event",
+        /// The event's `data` has no id.
+        MissingId = "missing_id",
+        /// The event is of another Clerk instance than the configured one.
+        WrongInstance = "wrong_instance",
+        /// The store refused the values.
+        StoreRefused = "store_refused",
+        /// The store hit a time limit with this message alone, while others succeeded.
+        StoreTimeout = "store_timeout",
+        /// The message was leased the maximum number of times without a settlement: it crashes or stalls its worker.
+        CrashLoop = "crash_loop",
+        /// The queue's own entry cannot be read back.
+        CorruptEntry = "corrupt_entry",
+    }
 }
 
 impl Reason {
-    /// All reasons.
-    pub const ALL: [Self; 9] = [
-        Self::InvalidJson,
-        Self::TooDeep,
-        Self::NotAnEvent,
-        Self::MissingId,
-        Self::WrongInstance,
-        Self::StoreRefused,
-        Self::StoreTimeout,
-        Self::CrashLoop,
-        Self::CorruptEntry,
-    ];
-
-    /// Returns the name used in metrics, listings and filters.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidJson => "invalid_json",
-            Self::TooDeep => "too_deep",
-            Self::NotAnEvent => "not_an_event",
-            Self::MissingId => "missing_id",
-            Self::WrongInstance => "wrong_instance",
-            Self::StoreRefused => "store_refused",
-            Self::StoreTimeout => "store_timeout",
-            Self::CrashLoop => "crash_loop",
-            Self::CorruptEntry => "corrupt_entry",
-        }
-    }
-
-    /// Returns the reason with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
-    }
-
     /// Returns whether retrying cannot help, because the result depends on the body alone.
     pub const fn is_permanent(self) -> bool {
         !matches!(self, Self::StoreRefused | Self::StoreTimeout)
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -203,31 +203,17 @@ impl StoreError {
     }
 }
 
-/// Time limit that a call to the store hit. The list is closed, so that it can be a metric's label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SlowCause {
-    /// One statement took too long: a slow trigger, a slow disk, or it was cancelled.
-    Statement,
-    /// Another session holds a lock on a row or a table.
-    Lock,
-    /// Other sessions repeatedly write the same rows in another order.
-    Conflict,
-    /// The call as a whole took too long.
-    Call,
-}
-
-impl SlowCause {
-    /// All causes.
-    pub const ALL: [Self; 4] = [Self::Statement, Self::Lock, Self::Conflict, Self::Call];
-
-    /// Returns the name used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Statement => "statement_timeout",
-            Self::Lock => "lock_timeout",
-            Self::Conflict => "conflict",
-            Self::Call => "call_timeout",
-        }
+crate::named! {
+    /// Time limit that a call to the store hit. The list is closed, so that it can be a metric's label.
+    pub enum SlowCause {
+        /// One statement took too long: a slow trigger, a slow disk, or it was cancelled.
+        Statement = "statement_timeout",
+        /// Another session holds a lock on a row or a table.
+        Lock = "lock_timeout",
+        /// Other sessions repeatedly write the same rows in another order.
+        Conflict = "conflict",
+        /// The call as a whole took too long.
+        Call = "call_timeout",
     }
 }
 

@@ -6,8 +6,6 @@ use rollbook_core::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::serialize::{optional_text, text};
-
 /// A line of the feed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ChangeView {
@@ -18,20 +16,16 @@ pub struct ChangeView {
     /// Id of the row.
     pub subject_id: String,
     /// Kind of the change.
-    #[serde(serialize_with = "text")]
     pub kind: ChangeKind,
     /// Columns that differ.
     pub changed: Vec<String>,
     /// Source of the change.
-    #[serde(serialize_with = "text")]
     pub origin: ChangeOrigin,
     /// The `svix-id`, or the run.
     pub cause: Option<String>,
     /// Time of the change at Clerk.
-    #[serde(serialize_with = "optional_text")]
     pub event_at: Option<Timestamp>,
     /// Time of the line.
-    #[serde(serialize_with = "text")]
     pub at: Timestamp,
 }
 

@@ -6,9 +6,7 @@ mod summary;
 use std::time::Duration;
 
 use rollbook_core::delivery::MessageId;
-use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, QueueAdmin, QueueError,
-};
+use rollbook_core::queue::{BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPage, QueueAdmin, QueueError};
 use rollbook_core::retry::Reason;
 use rollbook_core::time::Timestamp;
 use rollbook_core::trace::Traceparent;
@@ -17,7 +15,6 @@ use serde::Serialize;
 pub use self::follower::{FOLLOWED_MAX, Follower};
 pub use self::summary::{Group, Summary, summary};
 use crate::DEAD_LETTERS_PAGE;
-use crate::serialize::{optional_text, text};
 use crate::words::thousands;
 
 /// Dead letters per step of a bulk operation. A step is one transaction, and deliveries wait for at most one step.
@@ -35,28 +32,24 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 #[derive(Debug, Serialize)]
 pub struct DeadLetterView {
     /// Message id (`svix-id`).
-    #[serde(serialize_with = "text")]
     pub id: MessageId,
     /// Event type, if known.
     #[serde(rename = "type")]
     pub event_type: Option<String>,
     /// Reason of the last failure.
-    #[serde(serialize_with = "text")]
     pub reason: Reason,
     /// Details of the last failure.
     pub detail: String,
     /// Number of counted attempts.
     pub attempts: u32,
     /// Time at which the receiver had read the delivery.
-    #[serde(serialize_with = "text")]
     pub received_at: Timestamp,
     /// Time at which the message became a dead letter.
-    #[serde(serialize_with = "text")]
     pub parked_at: Timestamp,
     /// Length of the body in bytes.
     pub body_bytes: usize,
     /// Trace context of the delivery.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_text")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Traceparent>,
     /// Signed bytes, as text. Contains personal data.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,7 +85,7 @@ pub async fn list(
     let (mut listed, mut before) = (Vec::new(), None);
     while listed.len() < limit {
         let room = DEAD_LETTERS_PAGE.min(limit - listed.len());
-        let page = queue.newest_dead_letters(filter, before, room).await?;
+        let page = queue.newest_dead_letters(&filter.page(before, room)).await?;
         // A page may have fewer than requested: only an empty page is the end.
         let Some(last) = page.last() else { break };
         before = Some(last.position);
@@ -112,7 +105,7 @@ pub async fn show(
     with_body: bool,
 ) -> Result<Option<DeadLetterView>, QueueError> {
     let filter = DeadLetterFilter { id: Some(MessageId::new(id)), ..DeadLetterFilter::default() };
-    let Some(letter) = queue.dead_letters(&filter, None, 1).await?.pop() else { return Ok(None) };
+    let Some(letter) = queue.dead_letters(&filter.page(None, 1)).await?.pop() else { return Ok(None) };
     let body = with_body.then(|| String::from_utf8_lossy(&letter.body).into_owned());
     Ok(Some(DeadLetterView { body, ..letter.into() }))
 }
@@ -135,16 +128,10 @@ impl Change {
         }
     }
 
-    async fn step(
-        self,
-        queue: &dyn QueueAdmin,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
+    async fn step(self, queue: &dyn QueueAdmin, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
         match self {
-            Self::Redrive => queue.redrive(filter, after, limit).await,
-            Self::Discard => queue.discard(filter, after, limit).await,
+            Self::Redrive => queue.redrive(page).await,
+            Self::Discard => queue.discard(page).await,
         }
     }
 }
@@ -225,8 +212,8 @@ impl Bulk<'_> {
     async fn count(&mut self, limit: usize) -> Result<(), QueueError> {
         let mut after = None;
         loop {
-            let (queue, filter) = (self.queue, self.filter);
-            let step = with_retries(|| queue.count_dead_letters(filter, after, COUNT_STEP)).await?;
+            let (queue, page) = (self.queue, self.filter.page(after, COUNT_STEP));
+            let step = with_retries(|| queue.count_dead_letters(&page)).await?;
             self.matching = limit.min(self.matching + step.changed);
             after = step.next;
             if after.is_none() || self.matching == limit {
@@ -248,9 +235,9 @@ impl Bulk<'_> {
                 left_in_second = left_in_second.min(rate as usize);
             }
             while left_in_second > 0 && !is_over {
-                let (change, queue, filter) = (self.change, self.queue, self.filter);
-                let step =
-                    with_retries(|| change.step(queue, filter, after, left_in_second.min(STEP))).await?;
+                let (change, queue) = (self.change, self.queue);
+                let page = self.filter.page(after, left_in_second.min(STEP));
+                let step = with_retries(|| change.step(queue, &page)).await?;
                 self.done += step.changed;
                 left_in_second -= step.changed.min(left_in_second);
                 after = step.next;

@@ -4,6 +4,7 @@ mod recorded;
 
 use std::collections::BTreeMap;
 
+use rollbook_core::named;
 use rollbook_core::store::{
     Changes, FeedState, Forward, ForwardMove, ForwardStop, Forwards, Position, StoreError,
 };
@@ -12,7 +13,6 @@ use serde::Serialize;
 
 use self::recorded::first_failure;
 pub use self::recorded::{OfDeadLetters, RecordedChange, change_dead_letters, recorded};
-use crate::serialize::optional_text;
 use crate::words::{many, thousands};
 
 /// State of a forward.
@@ -41,44 +41,28 @@ pub struct ForwardView {
     /// Number of requests that were made for this change; 0 if none waits after a failure.
     pub tries: u32,
     /// Time of the next request for it.
-    #[serde(serialize_with = "optional_text")]
     pub next_try_at: Option<Timestamp>,
     /// Time until which the receiver asked for no requests.
-    #[serde(serialize_with = "optional_text")]
     pub paused_until: Option<Timestamp>,
     /// Time at which it stopped.
-    #[serde(serialize_with = "optional_text")]
     pub stopped_at: Option<Timestamp>,
     /// Reason of the stop.
     pub stop_reason: Option<String>,
     /// Time of the last save; `None` if it never ran.
-    #[serde(serialize_with = "optional_text")]
     pub saved_at: Option<Timestamp>,
 }
 
-/// Activity of a forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ForwardActivity {
-    /// A process has it, and sends.
-    Running,
-    /// The forward stopped until an operator starts it again.
-    Stopped,
-    /// No process has it.
-    Idle,
-    /// The forward is configured and never ran.
-    New,
-}
-
-impl ForwardActivity {
-    /// Returns the name, as in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Stopped => "stopped",
-            Self::Idle => "idle",
-            Self::New => "new",
-        }
+named! {
+    /// Activity of a forward.
+    pub enum ForwardActivity {
+        /// A process has it, and sends.
+        Running = "running",
+        /// The forward stopped until an operator starts it again.
+        Stopped = "stopped",
+        /// No process has it.
+        Idle = "idle",
+        /// The forward is configured and never ran.
+        New = "new",
     }
 }
 

@@ -16,7 +16,6 @@ use serde_json::Value;
 
 use crate::erase::addresses::{listed, plain};
 use crate::resource_of_id;
-use crate::serialize::table;
 
 /// Maximum number of rows that are read for one column or one search of a table.
 pub const CANDIDATES_MAX: usize = 1_000;
@@ -71,7 +70,7 @@ impl NamedBy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Match {
     /// Kind of the subject. The JSON has the name of its table.
-    #[serde(rename = "table", serialize_with = "table")]
+    #[serde(rename = "table")]
     pub resource: &'static Resource,
     /// Id of the subject.
     pub id: String,

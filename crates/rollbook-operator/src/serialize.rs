@@ -1,6 +1,4 @@
-//! Serialization of types of the core, which does not depend on `serde`.
-
-use std::fmt::Display;
+//! Shared parts of the results in JSON.
 
 use rollbook_core::catalog::Resource;
 use serde::{Serialize, Serializer};
@@ -10,33 +8,10 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RowRef {
     /// Kind of the row. The JSON has the name of its table.
-    #[serde(rename = "table", serialize_with = "table")]
+    #[serde(rename = "table")]
     pub resource: &'static Resource,
     /// Id of the row.
     pub id: String,
-}
-
-/// Serializes a value as its text.
-pub(crate) fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
-}
-
-/// Serializes a value as its text, or as null.
-#[expect(clippy::ref_option, reason = "serde passes fields by reference")]
-pub(crate) fn optional_text<T: Display, S: Serializer>(
-    value: &Option<T>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => serializer.collect_str(value),
-        None => serializer.serialize_none(),
-    }
-}
-
-/// Serializes a resource as the name of its table.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-pub(crate) fn table<S: Serializer>(resource: &&'static Resource, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(resource.table)
 }
 
 /// Serializes pairs as an object.

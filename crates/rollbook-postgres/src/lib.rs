@@ -29,6 +29,7 @@ mod store;
 mod tls;
 mod transaction;
 mod types;
+mod values;
 
 pub use link::Ignored;
 pub use migrations::{OLDEST_VERSION, apply_migrations, pending_migrations};

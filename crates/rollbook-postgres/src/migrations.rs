@@ -11,8 +11,7 @@ use rollbook_core::backend::Pending;
 use rollbook_core::store::StoreError;
 use rollbook_core::time::Timestamp;
 use rollbook_core::weakness::Weakness;
-use sqlx::postgres::PgArguments;
-use sqlx::{Arguments as _, Row as _};
+use sqlx::Row as _;
 
 pub use self::state::OLDEST_VERSION;
 use self::state::{OF_SERVER, State, guard_sql, read};
@@ -20,6 +19,7 @@ use crate::address::Address;
 use crate::fault::Fault;
 use crate::settings::PostgresSettings;
 use crate::transaction::{Database, Session, Work};
+use crate::values::Values;
 
 /// Maximum length of a name in Postgres, in bytes.
 const SCHEMA_LENGTH_MAX: usize = 63;
@@ -77,7 +77,8 @@ pub(crate) async fn schema_exists(settings: &PostgresSettings) -> Result<bool, S
 pub(crate) async fn server_time(settings: &PostgresSettings) -> Result<Timestamp, StoreError> {
     let (database, _) = open(settings)?;
     let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8".into();
-    let rows = database.select(&now, None, None, |row| row.try_get(0).map(Timestamp::from_millis)).await?;
+    let rows =
+        database.rows(&now, Values::default(), |row| row.try_get(0).map(Timestamp::from_millis)).await?;
     rows.first().copied().ok_or_else(|| StoreError::Unavailable("the server returns no time".to_owned()))
 }
 
@@ -91,7 +92,7 @@ pub(crate) async fn identity(settings: &PostgresSettings) -> Result<String, Stor
             (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
             (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = '{schema}'))"
     );
-    let rows = database.select(&sql.into(), None, None, |row| row.try_get::<String, _>(0)).await?;
+    let rows = database.rows(&sql.into(), Values::default(), |row| row.try_get::<String, _>(0)).await?;
     rows.into_iter().next().ok_or_else(|| StoreError::Unavailable("the server returns no row".to_owned()))
 }
 
@@ -137,10 +138,9 @@ impl Work for Exists<'_> {
     type Output = bool;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<bool> {
-        let mut arguments = PgArguments::default();
-        arguments.add(self.schema).map_err(sqlx::Error::Encode)?;
         let found = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1";
-        Ok(!session.fetch(&found.into(), arguments).await?.is_empty())
+        let schema = Values::default().with(self.schema).into_arguments()?;
+        Ok(!session.fetch(&found.into(), schema).await?.is_empty())
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, raw_sql};
+use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
 use tokio::time::{sleep, timeout};
 
 use crate::address::Address;
@@ -14,6 +14,7 @@ use crate::hosts::{self, Hosts};
 use crate::migrations::state::{Guard, Refusal};
 use crate::settings::PostgresSettings;
 use crate::types::Sql;
+use crate::values::Values;
 
 /// Maximum attempts of a transaction that conflicts with another one.
 const CONFLICT_TRIES: u32 = 4;
@@ -236,25 +237,14 @@ impl Database {
         raw_sql(AssertSqlSafe(self.end(End::Rollback))).execute(&mut leased.connection).await.map(drop)
     }
 
-    /// Runs one SELECT with these parameters, as far as they are given, and reads its rows.
-    pub(crate) async fn select<T: Send>(
+    /// Runs one statement, and reads its rows.
+    pub(crate) async fn rows<T: Send>(
         &self,
         sql: &Sql,
-        text: Option<&str>,
-        limit: Option<usize>,
+        values: Values,
         read: impl Fn(&PgRow) -> sqlx::Result<T> + Sync,
     ) -> Result<Vec<T>, Fault> {
-        let arguments = || {
-            let mut arguments = PgArguments::default();
-            if let Some(text) = text {
-                arguments.add(text).map_err(sqlx::Error::Encode)?;
-            }
-            if let Some(limit) = limit {
-                arguments.add(i64::try_from(limit).unwrap_or(i64::MAX)).map_err(sqlx::Error::Encode)?;
-            }
-            Ok(arguments)
-        };
-        self.run(&Select { sql, arguments, read }).await
+        self.run(&Statement { sql, values, read }).await
     }
 
     /// Returns the address of the database.
@@ -263,22 +253,17 @@ impl Database {
     }
 }
 
-/// One SELECT, the function that returns its values, and the one that reads a row.
-pub(crate) struct Select<'a, A, R> {
+/// One statement with its values, and the function that reads a row.
+pub(crate) struct Statement<'a, R> {
     pub(crate) sql: &'a Sql,
-    pub(crate) arguments: A,
+    pub(crate) values: Values,
     pub(crate) read: R,
 }
 
-impl<A, R, T> Work for Select<'_, A, R>
-where
-    A: Fn() -> sqlx::Result<PgArguments> + Sync,
-    R: Fn(&PgRow) -> sqlx::Result<T> + Sync,
-    T: Send,
-{
+impl<R: Fn(&PgRow) -> sqlx::Result<T> + Sync, T: Send> Work for Statement<'_, R> {
     type Output = Vec<T>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
-        session.fetch(self.sql, (self.arguments)()?).await?.iter().map(&self.read).collect()
+        session.fetch(self.sql, self.values.arguments()?).await?.iter().map(&self.read).collect()
     }
 }

@@ -51,7 +51,7 @@ impl ReconcileMetrics {
         registry.register(Box::new(metrics.last_success.clone()))?;
         registry.register(Box::new(metrics.held.clone()))?;
         registry.register(Box::new(metrics.count_difference.clone()))?;
-        for kind in Drift::ALL {
+        for kind in Drift::COUNTED {
             for resource in RECONCILED.into_iter().chain([&SUBSCRIPTION_ITEMS]) {
                 metrics.drift.with_label_values(&[resource.table, kind.as_str()]).set(0);
             }
@@ -59,7 +59,7 @@ impl ReconcileMetrics {
         for resource in RECONCILED {
             metrics.count_difference.with_label_values(&[resource.table]).set(0);
         }
-        for kind in Drift::ALL {
+        for kind in Drift::COUNTED {
             metrics.held.with_label_values(&[kind.as_str()]).set(0);
         }
         Ok(metrics)
@@ -95,7 +95,7 @@ impl ReconcileMetrics {
             self.last_success.set(at.as_millis() as f64 / 1000.0);
         }
         let counts = records.count_held(None).await?;
-        for kind in Drift::ALL {
+        for kind in Drift::COUNTED {
             let waiting = counts.iter().filter(|of| of.kind == kind && of.state == HeldState::Waiting);
             self.held.with_label_values(&[kind.as_str()]).set(gauge(waiting.map(|of| of.count).sum()));
         }

@@ -155,7 +155,7 @@ impl Progress {
 impl ResourceProgress {
     /// Creates the progress of a resource that was not read yet.
     pub fn new(table: &str) -> Self {
-        let drift = Drift::ALL.into_iter().map(|kind| (kind.as_str().to_owned(), 0)).collect();
+        let drift = Drift::COUNTED.into_iter().map(|kind| (kind.as_str().to_owned(), 0)).collect();
         Self { table: table.to_owned(), drift, ..Self::default() }
     }
 

@@ -8,6 +8,7 @@ use rollbook_core::compare::{Verdict, judge};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::observed;
 use rollbook_core::merge::{Content, SubjectState};
+use rollbook_core::named;
 use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, RECONCILED, SourceError};
 use rollbook_core::store::{HeldCount, HeldKey, HeldState, Reset};
 use rollbook_core::time::Timestamp;
@@ -35,58 +36,40 @@ pub struct Resynced {
     pub outcome: ResyncOutcome,
 }
 
-/// Outcome of a resync of one subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResyncOutcome {
-    /// The row was missing, and is inserted.
-    Inserted,
-    /// The row was behind, and shows Clerk's object now.
-    Updated,
-    /// The row shows Clerk's object already.
-    Unchanged,
-    /// Clerk does not have the object, and the row is marked as deleted.
-    Deleted,
-    /// Clerk does not have the object. The row is deleted already, or there is none.
-    Absent,
-    /// The row was deleted, and lives again.
-    Revived,
-    /// The row differs from Clerk's answer, and has a later version: a webhook overtook the answer, or the version has
-    /// a wrong time. Only `--force` writes what Clerk shows.
-    RowIsLater,
-    /// Clerk has the object, and the row is deleted. Only `--force` revives it.
-    WronglyDeleted,
-    /// An operator erased the row. It stays erased.
-    Erased,
-    /// The row refuses the change: a trigger or a constraint of the team.
-    Refused,
-    /// Clerk's answers do not prove whether the object exists.
-    Unproven,
-    /// Clerk's API has no read of one object of this table. Only its list shows the object.
-    NotReadable,
-    /// The id is not of a user or an organization, and no row has it.
-    UnknownKind,
+named! {
+    /// Outcome of a resync of one subject.
+    pub enum ResyncOutcome {
+        /// The row was missing, and is inserted.
+        Inserted = "inserted",
+        /// The row was behind, and shows Clerk's object now.
+        Updated = "updated",
+        /// The row shows Clerk's object already.
+        Unchanged = "unchanged",
+        /// Clerk does not have the object, and the row is marked as deleted.
+        Deleted = "deleted",
+        /// Clerk does not have the object. The row is deleted already, or there is none.
+        Absent = "absent",
+        /// The row was deleted, and lives again.
+        Revived = "revived",
+        /// The row differs from Clerk's answer, and has a later version: a webhook overtook the answer, or the version has
+        /// a wrong time. Only `--force` writes what Clerk shows.
+        RowIsLater = "row_is_later",
+        /// Clerk has the object, and the row is deleted. Only `--force` revives it.
+        WronglyDeleted = "wrongly_deleted",
+        /// An operator erased the row. It stays erased.
+        Erased = "erased",
+        /// The row refuses the change: a trigger or a constraint of the team.
+        Refused = "refused",
+        /// Clerk's answers do not prove whether the object exists.
+        Unproven = "unproven",
+        /// Clerk's API has no read of one object of this table. Only its list shows the object.
+        NotReadable = "not_readable",
+        /// The id is not of a user or an organization, and no row has it.
+        UnknownKind = "unknown_kind",
+    }
 }
 
 impl ResyncOutcome {
-    /// Returns the name used in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Inserted => "inserted",
-            Self::Updated => "updated",
-            Self::Unchanged => "unchanged",
-            Self::Deleted => "deleted",
-            Self::Absent => "absent",
-            Self::Revived => "revived",
-            Self::RowIsLater => "row_is_later",
-            Self::WronglyDeleted => "wrongly_deleted",
-            Self::Erased => "erased",
-            Self::Refused => "refused",
-            Self::Unproven => "unproven",
-            Self::NotReadable => "not_readable",
-            Self::UnknownKind => "unknown_kind",
-        }
-    }
-
     /// Whether the row shows what Clerk shows, so far as it may.
     pub const fn is_success(self) -> bool {
         !matches!(

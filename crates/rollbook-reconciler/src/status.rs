@@ -1,14 +1,13 @@
 //! Records of runs as an operator reads them: the last runs, what waits, and the last walk of each resource.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 
 use rollbook_core::catalog::Resource;
 use rollbook_core::drift::Drift;
 use rollbook_core::source::RECONCILED;
 use rollbook_core::store::{HeldCount, HeldKey, HeldState, Reconciliation, Run, RunState, StoreError};
 use rollbook_core::time::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::checks::record_of;
 use crate::progress::{Progress, ResourceProgress};
@@ -36,20 +35,16 @@ pub struct RunView {
     /// Id of the run.
     pub run: String,
     /// State.
-    #[serde(serialize_with = "state")]
     pub state: RunState,
     /// Whether the run only counted.
     pub dry_run: bool,
     /// Instance of the key.
     pub instance: Option<String>,
     /// Time of its start.
-    #[serde(serialize_with = "text")]
     pub started_at: Timestamp,
     /// Time of its last record.
-    #[serde(serialize_with = "text")]
     pub saved_at: Timestamp,
     /// Time of its end.
-    #[serde(serialize_with = "optional_text")]
     pub finished_at: Option<Timestamp>,
     /// Reason of its failure.
     pub error: Option<String>,
@@ -96,7 +91,6 @@ pub struct Waiting {
     /// Table.
     pub resource: String,
     /// Kind of drift.
-    #[serde(serialize_with = "kind")]
     pub kind: Drift,
     /// Number of objects.
     pub count: u64,
@@ -114,15 +108,12 @@ pub struct LastWalk {
     /// Table.
     pub resource: &'static str,
     /// Start of the first walk that left no difference; `None` if the last walk left one.
-    #[serde(serialize_with = "optional_text")]
     pub complete_since: Option<Timestamp>,
     /// End of the last complete walk.
-    #[serde(serialize_with = "optional_text")]
     pub last_walk_at: Option<Timestamp>,
     /// Number of differences that the last walk found.
     pub drift: Option<u64>,
     /// Last check between walks that found as many living rows as Clerk has objects.
-    #[serde(serialize_with = "optional_text")]
     pub numbers_equal_at: Option<Timestamp>,
 }
 
@@ -308,26 +299,4 @@ impl ResourceView {
     pub fn drifted(&self) -> u64 {
         self.drift.values().sum()
     }
-}
-
-fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
-}
-
-#[expect(clippy::ref_option, reason = "serde passes fields by reference")]
-fn optional_text<S: Serializer>(value: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => serializer.collect_str(value),
-        None => serializer.serialize_none(),
-    }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn state<S: Serializer>(state: &RunState, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(state.as_str())
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn kind<S: Serializer>(kind: &Drift, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(kind.as_str())
 }

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rollbook_core::time::{Clock, Timestamp};
-use rollbook_simulator::api::{ApiSettings, ClerkApi, DEFAULT_KEY, Objects, Synthetic, SyntheticSettings};
+use rollbook_simulator::api::{ApiSettings, ClerkApi, DEFAULT_KEY, Objects};
 use rollbook_simulator::history::{History, HistorySettings};
 use rollbook_simulator::state::{ClerkState, TABLES};
+use rollbook_testkit::synthetic::{Synthetic, SyntheticSettings};
 
 struct WallClock;
 

@@ -34,7 +34,6 @@ pub(crate) mod objects;
 mod query;
 mod route;
 mod server;
-mod synthetic;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -47,7 +46,6 @@ pub use self::faults::Fault;
 pub use self::objects::{Filter, Ids, Listing, Objects, Order, Query, UnknownCursor};
 pub use self::query::{IDS_MAX, LIMIT_DEFAULT, LIMIT_MAX};
 pub use self::server::ClerkApi;
-pub use self::synthetic::{Synthetic, SyntheticSettings};
 
 /// Key that the API accepts by default. It is invented.
 pub const DEFAULT_KEY: &str = "sk_test_aW52ZW50ZWQtZm9yLXRoZS1zaW11bGF0b3I";

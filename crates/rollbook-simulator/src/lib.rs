@@ -4,7 +4,7 @@
 //! * [`history`]: every event of a simulated Clerk instance, and the [`truth`]: the rows that must result.
 //! * [`sender`]: deliveries over real HTTP, signed and retried as Svix does.
 //! * [`api`]: Clerk's Backend API over real HTTP, with faults on demand. It serves the [`state`] of a history,
-//!   or a large synthetic instance.
+//!   or other objects.
 //! * `losses`: events that never arrive, and what a reconciliation can repair of them.
 //!
 //! Constraints:

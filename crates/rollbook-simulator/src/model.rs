@@ -189,6 +189,16 @@ fn iso(at: Timestamp) -> String {
     at.to_string()
 }
 
+/// Returns the payload of a subject: its template with id, times, and these changes.
+fn payload(template: &Object, id: &str, times: Times, changes: Value) -> Object {
+    let common = json!({
+        "id": id,
+        "created_at": times.created_at.as_millis(),
+        "updated_at": times.updated_at.as_millis(),
+    });
+    extended(with(template, common), changes)
+}
+
 /// Returns the common columns of a row that is not deleted, followed by the table's `own` columns.
 fn row(id: &str, times: Times, data: &Object, own: Value) -> Object {
     let common = json!({
@@ -225,7 +235,6 @@ impl User {
             self.account_ids.iter().map(|id| with(template, json!({ "id": id }))).collect()
         };
         let changes = json!({
-            "id": self.id,
             "external_id": self.external_id,
             "primary_email_address_id": self.primary_email_id,
             "primary_phone_number_id": self.primary_phone_id,
@@ -247,10 +256,8 @@ impl User {
             "banned": self.banned,
             "locked": self.locked,
             "deprovisioned": self.deprovisioned,
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        with(&templates.user, changes)
+        payload(&templates.user, &self.id, self.times, changes)
     }
 
     pub(crate) fn columns(&self, data: &Object) -> Object {
@@ -314,7 +321,6 @@ impl Identification {
 impl Organization {
     pub(crate) fn data(&self, templates: &Templates) -> Object {
         let changes = json!({
-            "id": self.id,
             "name": self.name,
             "slug": self.slug,
             "image_url": self.image_url,
@@ -323,10 +329,8 @@ impl Organization {
             "max_allowed_memberships": self.max_allowed_memberships,
             "public_metadata": self.public_metadata,
             "private_metadata": self.private_metadata,
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        let mut data = with(&templates.organization, changes);
+        let mut data = payload(&templates.organization, &self.id, self.times, changes);
         if !self.has_member_count {
             data.remove("members_count");
         }
@@ -359,7 +363,6 @@ impl Organization {
 impl Membership {
     pub(crate) fn data(&self, organization: &Organization, user: &User, templates: &Templates) -> Object {
         let changes = json!({
-            "id": self.id,
             "role": self.role(),
             "role_name": if self.is_admin { "Admin" } else { "Member" },
             "permissions": self.permissions(templates),
@@ -367,10 +370,8 @@ impl Membership {
             "private_metadata": self.private_metadata,
             "organization": organization.as_nested(templates),
             "public_user_data": user.as_member(templates),
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        let mut data = with(&templates.membership, changes);
+        let mut data = payload(&templates.membership, &self.id, self.times, changes);
         if self.private_metadata.is_none() {
             data.remove("private_metadata");
         }

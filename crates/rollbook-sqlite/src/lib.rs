@@ -19,6 +19,7 @@ mod place;
 mod queue;
 mod rehearse;
 mod rewrite;
+mod select;
 mod store;
 
 pub use backend::SqliteFile;

@@ -124,25 +124,22 @@ macro_rules! delegate {
         const _: () = {
             use ::rollbook_core::delivery::MessageId;
             use ::rollbook_core::queue::{
-                Audit, BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Durability,
+                Audit, BulkStep, DeadLetter, DeadLetterPage, Discard, Durability,
                 MessagesCursor, MessagesPage, QueueAdmin, QueueError, QueueStats, QueuedMessage,
             };
 
             $crate::delegate::delegate! { @calls QueueAdmin, QueueError, $($how)+; {}
                 stats() -> QueueStats;
-                dead_letters(filter: &DeadLetterFilter, after: Option<DeadLetterPosition>, limit: usize)
-                    -> Vec<DeadLetter>;
-                newest_dead_letters(filter: &DeadLetterFilter, before: Option<DeadLetterPosition>, limit: usize)
-                    -> Vec<DeadLetter>;
+                dead_letters(page: &DeadLetterPage) -> Vec<DeadLetter>;
+                newest_dead_letters(page: &DeadLetterPage) -> Vec<DeadLetter>;
                 discards(id: &MessageId) -> Vec<Discard>;
-                redrive(filter: &DeadLetterFilter, after: Option<DeadLetterPosition>, limit: usize) -> BulkStep;
-                discard(filter: &DeadLetterFilter, after: Option<DeadLetterPosition>, limit: usize) -> BulkStep;
+                redrive(page: &DeadLetterPage) -> BulkStep;
+                discard(page: &DeadLetterPage) -> BulkStep;
                 messages(after: Option<&MessagesCursor>, limit: usize) -> MessagesPage;
                 message(id: &MessageId) -> Option<QueuedMessage>;
                 remove_many(ids: &[MessageId]) -> usize;
                 durability() -> Durability;
-                count_dead_letters(filter: &DeadLetterFilter, after: Option<DeadLetterPosition>, limit: usize)
-                    -> BulkStep;
+                count_dead_letters(page: &DeadLetterPage) -> BulkStep;
                 audit(repair: bool) -> Audit;
             }
         };

@@ -10,6 +10,7 @@
 //! * [`log`]: the log lines of a test.
 //! * [`process`]: the real binary as a separate process.
 //! * [`servers`]: real servers, private to a test.
+//! * [`synthetic`]: a Clerk instance of any size for the simulated API.
 //! * [`tokens`]: session tokens, signed with keys of the tests.
 
 pub mod clock;
@@ -25,4 +26,5 @@ pub mod process;
 pub mod properties;
 pub mod queues;
 pub mod servers;
+pub mod synthetic;
 pub mod tokens;

@@ -35,7 +35,7 @@ impl Backoff {
 }
 
 /// Interval between log lines about the cause of an outage while it lasts.
-const REPEATED_EVERY: Duration = Duration::from_secs(60);
+pub(crate) const REPEATED_EVERY: Duration = Duration::from_secs(60);
 
 /// Decides when the cause of an outage is logged: at once, and then once in [`REPEATED_EVERY`].
 #[derive(Debug, Default)]

@@ -3,22 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use rollbook_core::change::{Change, Effect};
 use rollbook_core::event::mismatches_of;
 use rollbook_core::queue::Lease;
-use tokio::time::Instant;
 use tracing::warn;
 
+use crate::backoff::Repeat;
 use crate::batch::{Mismatched, Reading, trace_id};
-
-/// Minimum time between two lines about one table.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Times of the last line, by table.
 #[derive(Debug, Default)]
-pub(crate) struct MismatchLog(Mutex<BTreeMap<&'static str, Instant>>);
+pub(crate) struct MismatchLog(Mutex<BTreeMap<&'static str, Repeat>>);
 
 impl MismatchLog {
     /// Logs an example for each table of which a line is due.
@@ -35,11 +31,7 @@ impl MismatchLog {
     /// Returns whether a line about a table is due.
     fn is_due(&self, table: &'static str) -> bool {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = logged.get(table).is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
-        if is_due {
-            logged.insert(table, Instant::now());
-        }
-        is_due
+        logged.entry(table).or_default().is_due()
     }
 }
 
@@ -61,14 +53,17 @@ fn log(table: &'static str, lease: &Lease, change: &Change) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::backoff::REPEATED_EVERY;
 
     #[tokio::test(start_paused = true)]
     async fn each_table_has_a_line_at_once_and_then_at_most_one_a_minute() {
         let log = MismatchLog::default();
         assert!(log.is_due("users") && log.is_due("sessions"));
         assert!(!log.is_due("users"));
-        tokio::time::advance(LOG_INTERVAL.saturating_sub(Duration::from_millis(1))).await;
+        tokio::time::advance(REPEATED_EVERY.saturating_sub(Duration::from_millis(1))).await;
         assert!(!log.is_due("users"));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(log.is_due("users"));

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::cli::Output;
 use crate::config::Environment;
 
 /// Prints a text and ends its line.
@@ -28,8 +29,23 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// The result has no JSON form, or the output failed.
-pub(crate) fn print_json(result: &impl Serialize) -> io::Result<()> {
+pub(crate) fn print_json<T: Serialize + ?Sized>(result: &T) -> io::Result<()> {
     print(&format!("{:#}", serde_json::to_value(result)?))
+}
+
+/// Prints a result as JSON, or as this text.
+///
+/// # Errors
+/// As [`print_json`].
+pub(crate) fn print_as<T: Serialize + ?Sized>(
+    output: Output,
+    result: &T,
+    text: impl FnOnce(&T) -> String,
+) -> io::Result<()> {
+    match output {
+        Output::Json => print_json(result),
+        Output::Text => print(&text(result)),
+    }
 }
 
 /// Prints a message on standard error. A failure is ignored.
@@ -123,6 +139,12 @@ impl Table {
     /// Adds a row. The cells are escaped here.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().map(|cell| harmless(&cell)).collect());
+    }
+
+    /// Adds rows.
+    pub(crate) fn with(mut self, rows: impl IntoIterator<Item: IntoIterator<Item = String>>) -> Self {
+        rows.into_iter().for_each(|cells| self.row(cells));
+        self
     }
 }
 

@@ -117,11 +117,11 @@ pub(crate) fn open_store(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Resu
             must_exist(Component::Store, path, &Settings::database_url().about)?;
             let store =
                 SqliteStore::open(path, clock).with_context(|| format!("the store in {}", path.display()))?;
-            Ok(Arc::new(store.keeping(keeping(config))))
+            Ok(Arc::new(store.with_retention(retention(config))))
         }
         Place::Server(url) => {
             check_server(config, Component::Store)?;
-            Ok(Arc::new(PostgresStore::new(postgres(config, url), clock)?.keeping(keeping(config))))
+            Ok(Arc::new(PostgresStore::new(postgres(config, url), clock)?.with_retention(retention(config))))
         }
     }
 }
@@ -267,7 +267,7 @@ pub(crate) fn worker_settings(config: &Config) -> rollbook_worker::Settings {
     }
 }
 
-fn keeping(config: &Config) -> RetentionChoices {
+fn retention(config: &Config) -> RetentionChoices {
     RetentionChoices { deleted_rows: config.settings.deleted_rows, ledger: config.settings.ledger }
 }
 
@@ -395,6 +395,6 @@ mod tests {
         assert_eq!(drain_timeout, Duration::from_secs(20));
         assert_eq!(receiver_settings(&config), rollbook_receiver::Settings { drain_timeout, ..receiver });
         assert_eq!(worker_settings(&config), rollbook_worker::Settings::default());
-        assert_eq!(keeping(&config), RetentionChoices::default());
+        assert_eq!(retention(&config), RetentionChoices::default());
     }
 }

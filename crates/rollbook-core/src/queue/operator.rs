@@ -21,73 +21,43 @@ pub trait QueueAdmin: Send + Sync {
     /// returns the counts of the others: [`Durability::unreachable`] lists the unreachable parts.
     async fn stats(&self) -> Result<QueueStats, QueueError>;
 
-    /// Returns matching dead letters, oldest first, starting after the position `after`: at most `limit`, and
-    /// fewer if their bodies would exceed [`PAGE_BYTES_MAX`]. Only an empty page marks the end.
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError>;
+    /// Returns matching dead letters, oldest first: at most the limit of the page, and fewer if their bodies would exceed
+    /// [`PAGE_BYTES_MAX`]. Only an empty page marks the end.
+    async fn dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// Returns matching dead letters, newest first, starting before the position `before`. Bounded like
-    /// [`dead_letters`](Self::dead_letters).
-    async fn newest_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        before: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError>;
+    /// Returns matching dead letters, newest first. Bounded like [`dead_letters`](Self::dead_letters).
+    async fn newest_dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// Counts matching dead letters by reason and event type in one step: examines at most `limit` after `after`, matching
-    /// or not. Reads only; an engine that can avoids reading bodies.
-    async fn sum_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<DeadLetterSums, QueueError> {
-        let page = self.dead_letters(filter, after, limit).await?;
-        let mut sums = DeadLetterSums { next: page.last().map(|last| last.position), ..Default::default() };
-        for letter in &page {
+    /// Counts matching dead letters by reason and event type in one step: examines those of the page, matching or not. Reads
+    /// only; an engine that can avoids reading bodies.
+    async fn sum_dead_letters(&self, page: &DeadLetterPage) -> Result<DeadLetterSums, QueueError> {
+        let letters = self.dead_letters(page).await?;
+        let mut sums =
+            DeadLetterSums { next: letters.last().map(|last| last.position), ..Default::default() };
+        for letter in &letters {
             sums.add(&letter.failure, letter.parked_at);
         }
         Ok(sums)
     }
 
     /// Redrives matching dead letters, oldest first, in one step: same id, same body, attempts from zero. A
-    /// step examines at most `limit` dead letters after `after`, matching or not, so that it blocks
-    /// deliveries and workers no longer than a batch does.
+    /// step examines the dead letters of the page, matching or not, so that it blocks deliveries and workers no longer than a
+    /// batch does.
     ///
     /// # Errors
     /// [`QueueError::Full`] if there is no room for even the first match.
-    async fn redrive(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError>;
+    async fn redrive(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError>;
 
     /// Counts matching dead letters in one step: [`BulkStep::changed`] is the number that a redrive would
     /// change. Bounded like [`redrive`](Self::redrive). Reads only; an engine that can avoids reading bodies.
-    async fn count_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let page = self.dead_letters(filter, after, limit).await?;
-        Ok(BulkStep { changed: page.len(), next: page.last().map(|letter| letter.position) })
+    async fn count_dead_letters(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        let letters = self.dead_letters(page).await?;
+        Ok(BulkStep { changed: letters.len(), next: letters.last().map(|letter| letter.position) })
     }
 
     /// Deletes matching dead letters permanently, oldest first, in one step, and records each in the same transaction (see
     /// [`discards`](Self::discards)). Bounded like [`redrive`](Self::redrive).
-    async fn discard(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError>;
+    async fn discard(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError>;
 
     /// Returns the records of discards of this message, oldest first. An engine keeps the last [`DISCARDS_KEPT`] records
     /// of each of its parts. Reads only.
@@ -374,4 +344,22 @@ pub struct DeadLetterFilter {
     pub reason: Option<String>,
     /// Earliest time of parking, inclusive.
     pub since: Option<Timestamp>,
+}
+
+impl DeadLetterFilter {
+    /// Returns a page of the dead letters for this filter.
+    pub fn page(&self, after: Option<DeadLetterPosition>, limit: usize) -> DeadLetterPage {
+        DeadLetterPage { filter: self.clone(), after, limit }
+    }
+}
+
+/// Dead letters that one call is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterPage {
+    /// Filter.
+    pub filter: DeadLetterFilter,
+    /// Position of the last one before the page, in the order of the call; `None` for the first page.
+    pub after: Option<DeadLetterPosition>,
+    /// Maximum number.
+    pub limit: usize,
 }

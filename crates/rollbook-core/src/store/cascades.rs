@@ -71,30 +71,15 @@ pub struct PendingCascade {
     pub last_error: Option<String>,
 }
 
-/// Kind of pending work of a cascade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PendingWork {
-    /// All child rows of a parent must be examined.
-    Children,
-    /// One row does not show its parents' deletion.
-    Row,
-    /// One row still has content that must be erased.
-    Content,
-}
-
-impl PendingWork {
-    /// Returns the name in the table `rollbook_cascades`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Children => "children",
-            Self::Row => "row",
-            Self::Content => "content",
-        }
-    }
-
-    /// Returns the kind with this name; `None` for one that only a newer Rollbook knows.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Children, Self::Row, Self::Content].into_iter().find(|known| known.as_str() == name)
+crate::named! {
+    /// Kind of pending work of a cascade.
+    pub enum PendingWork {
+        /// All child rows of a parent must be examined.
+        Children = "children",
+        /// One row does not show its parents' deletion.
+        Row = "row",
+        /// One row still has content that must be erased.
+        Content = "content",
     }
 }
 

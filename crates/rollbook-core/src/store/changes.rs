@@ -4,7 +4,6 @@
 //! or unchanged has no line, and neither has a placeholder row until it is filled. Of one subject, the lines are in the
 //! order of its commits. Positions are consecutive, and a line never appears below a position that a reader has seen.
 
-use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -132,67 +131,39 @@ pub struct ChangeLine {
     pub at: Timestamp,
 }
 
-/// Kind of a change of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ChangeKind {
-    /// The row is new, or a placeholder row or a reset row was filled.
-    Created,
-    /// A column of the row changed.
-    Updated,
-    /// The row was marked as deleted.
-    Deleted,
-    /// The content was removed for good, by retention or by an operator.
-    Erased,
-}
-
-impl ChangeKind {
-    /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Created, Self::Updated, Self::Deleted, Self::Erased];
-
-    /// Returns the name used in the store and in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Updated => "updated",
-            Self::Deleted => "deleted",
-            Self::Erased => "erased",
-        }
-    }
-
-    /// Returns the kind with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+crate::named! {
+    /// Kind of a change of a row.
+    pub enum ChangeKind {
+        /// The row is new, or a placeholder row or a reset row was filled.
+        Created = "created",
+        /// A column of the row changed.
+        Updated = "updated",
+        /// The row was marked as deleted.
+        Deleted = "deleted",
+        /// The content was removed for good, by retention or by an operator.
+        Erased = "erased",
     }
 }
 
-impl fmt::Display for ChangeKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+crate::named! {
+    /// Source of a change of a row.
+    pub enum ChangeOrigin {
+        /// A webhook.
+        Webhook = "webhook",
+        /// A reading of Clerk's API that repaired a difference.
+        Reconcile = "reconcile",
+        /// A reading of Clerk's API before the first complete walk of the resource.
+        Backfill = "backfill",
+        /// The deletion, the erasure or the reset of a parent.
+        Cascade = "cascade",
+        /// Retention, or an operator's erasure.
+        Erase = "erase",
+        /// A statement that is not Rollbook's.
+        Other = "other",
     }
-}
-
-/// Source of a change of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ChangeOrigin {
-    /// A webhook.
-    Webhook,
-    /// A reading of Clerk's API that repaired a difference.
-    Reconcile,
-    /// A reading of Clerk's API before the first complete walk of the resource.
-    Backfill,
-    /// The deletion, the erasure or the reset of a parent.
-    Cascade,
-    /// Retention, or an operator's erasure.
-    Erase,
-    /// A statement that is not Rollbook's.
-    Other,
 }
 
 impl ChangeOrigin {
-    /// All origins.
-    pub const ALL: [Self; 6] =
-        [Self::Webhook, Self::Reconcile, Self::Backfill, Self::Cascade, Self::Erase, Self::Other];
-
     /// Returns the origin of the lines that a change makes.
     pub const fn of(origin: &Origin) -> Self {
         match origin {
@@ -200,29 +171,6 @@ impl ChangeOrigin {
             Origin::Reconcile { is_backfill: true, .. } => Self::Backfill,
             Origin::Reconcile { .. } => Self::Reconcile,
         }
-    }
-
-    /// Returns the name used in the store and in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Webhook => "webhook",
-            Self::Reconcile => "reconcile",
-            Self::Backfill => "backfill",
-            Self::Cascade => "cascade",
-            Self::Erase => "erase",
-            Self::Other => "other",
-        }
-    }
-
-    /// Returns the origin with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|origin| origin.as_str() == name)
-    }
-}
-
-impl fmt::Display for ChangeOrigin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

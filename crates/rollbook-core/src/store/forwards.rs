@@ -4,7 +4,6 @@
 //! behind an earlier change of its subject, or is a dead letter. The position of a forward has no unsettled change at or
 //! below it, so a process that is killed loses none. Changes are recorded with ids only, as in the feed.
 
-use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -160,36 +159,13 @@ pub struct ForwardChange {
     pub last_error: Option<String>,
 }
 
-/// State of a recorded change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ForwardState {
-    /// Waits for its next attempt, or behind an earlier change of its subject.
-    Waiting,
-    /// Dead letter.
-    Failed,
-}
-
-impl ForwardState {
-    /// All states.
-    pub const ALL: [Self; 2] = [Self::Waiting, Self::Failed];
-
-    /// Returns the name used in the store and in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// Returns the state with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
-    }
-}
-
-impl fmt::Display for ForwardState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+crate::named! {
+    /// State of a recorded change.
+    pub enum ForwardState {
+        /// Waits for its next attempt, or behind an earlier change of its subject.
+        Waiting = "waiting",
+        /// Dead letter.
+        Failed = "failed",
     }
 }
 

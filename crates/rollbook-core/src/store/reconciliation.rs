@@ -183,36 +183,17 @@ pub struct Run {
     pub last_error: Option<String>,
 }
 
-/// State of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RunState {
-    /// In progress, or stopped and to be resumed.
-    Running,
-    /// Every resource was walked, and every difference is repaired.
-    Complete,
-    /// Every resource was walked, and something waits for an operator.
-    Held,
-    /// Ended by an error.
-    Failed,
-}
-
-impl RunState {
-    /// All states.
-    pub const ALL: [Self; 4] = [Self::Running, Self::Complete, Self::Held, Self::Failed];
-
-    /// Returns the name used in the store and in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Complete => "complete",
-            Self::Held => "held",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// Returns the state with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
+crate::named! {
+    /// State of a run.
+    pub enum RunState {
+        /// In progress, or stopped and to be resumed.
+        Running = "running",
+        /// Every resource was walked, and every difference is repaired.
+        Complete = "complete",
+        /// Every resource was walked, and something waits for an operator.
+        Held = "held",
+        /// Ended by an error.
+        Failed = "failed",
     }
 }
 
@@ -238,33 +219,15 @@ pub struct Held {
     pub noted_at: Timestamp,
 }
 
-/// State of a held object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HeldState {
-    /// Collected by a run that is not yet over.
-    Collected,
-    /// Waits for an operator.
-    Waiting,
-    /// Done: deleted, approved and found living, or resynchronized.
-    Done,
-}
-
-impl HeldState {
-    /// All states.
-    pub const ALL: [Self; 3] = [Self::Collected, Self::Waiting, Self::Done];
-
-    /// Returns the name used in the store and in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Collected => "collected",
-            Self::Waiting => "waiting",
-            Self::Done => "done",
-        }
-    }
-
-    /// Returns the state with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
+crate::named! {
+    /// State of a held object.
+    pub enum HeldState {
+        /// Collected by a run that is not yet over.
+        Collected = "collected",
+        /// Waits for an operator.
+        Waiting = "waiting",
+        /// Done: deleted, approved and found living, or resynchronized.
+        Done = "done",
     }
 }
 

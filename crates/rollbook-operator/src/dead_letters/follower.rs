@@ -43,7 +43,7 @@ impl Follower {
         let from = self.newest_at.map(|newest| newest.minus(OVERLAP)).max(self.floor);
         let (mut new, mut before) = (Vec::new(), None);
         'pages: loop {
-            let page = queue.newest_dead_letters(filter, before, PAGE).await?;
+            let page = queue.newest_dead_letters(&filter.page(before, PAGE)).await?;
             // A page may have fewer than requested: only an empty page is the end.
             let Some(last) = page.last() else { break };
             before = Some(last.position);

@@ -7,8 +7,6 @@ use rollbook_core::retry::Reason;
 use rollbook_core::time::Timestamp;
 use serde::Serialize;
 
-use crate::serialize::text;
-
 /// Dead letters per step, which reads no bodies.
 const STEP: usize = 5_000;
 /// Maximum number of groups. Dead letters of further event types are counted together.
@@ -18,7 +16,6 @@ const GROUPS_MAX: usize = 1_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Group {
     /// Reason of the last failure.
-    #[serde(serialize_with = "text")]
     pub reason: Reason,
     /// Event type, if known.
     #[serde(rename = "type")]
@@ -26,7 +23,6 @@ pub struct Group {
     /// Number of dead letters.
     pub count: u64,
     /// Time at which the newest one was parked.
-    #[serde(serialize_with = "text")]
     pub newest_at: Timestamp,
 }
 
@@ -48,7 +44,7 @@ pub struct Summary {
 pub async fn summary(queue: &dyn QueueAdmin, filter: &DeadLetterFilter) -> Result<Summary, QueueError> {
     let (mut sums, mut others, mut after) = (DeadLetterSums::default(), 0_u64, None);
     loop {
-        let step = queue.sum_dead_letters(filter, after, STEP).await?;
+        let step = queue.sum_dead_letters(&filter.page(after, STEP)).await?;
         others = others.saturating_add(add(&mut sums, step.groups));
         after = step.next;
         if after.is_none() {

@@ -11,7 +11,6 @@ use super::copies::RemainingCopy;
 use super::person::Person;
 use super::scan::Found;
 use super::search::Key;
-use crate::serialize::table;
 
 /// Data that an erasure would remove, or has removed.
 #[derive(Debug, Serialize)]
@@ -19,7 +18,7 @@ pub struct Report {
     /// Id of the person.
     pub id: String,
     /// Kind of the id.
-    #[serde(rename = "table", serialize_with = "table")]
+    #[serde(rename = "table")]
     pub resource: &'static Resource,
     /// Whether this is a plan.
     pub dry_run: bool,

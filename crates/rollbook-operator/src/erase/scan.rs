@@ -56,7 +56,7 @@ async fn scan(
     // Dead letters last: a message that becomes one during the scan is found here.
     let mut after = None;
     loop {
-        let page = queue.dead_letters(&DeadLetterFilter::default(), after, DEAD_LETTERS_PAGE).await?;
+        let page = queue.dead_letters(&DeadLetterFilter::default().page(after, DEAD_LETTERS_PAGE)).await?;
         // A page may have fewer than requested: only an empty page is the end.
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.position);

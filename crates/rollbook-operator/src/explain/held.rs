@@ -5,8 +5,6 @@ use rollbook_core::store::{Held, HeldKey, HeldState, Reconciliation, StoreError}
 use rollbook_core::time::Timestamp;
 use serde::Serialize;
 
-use crate::serialize::text;
-
 /// Held objects that are read for one run: those with an id that begins as the asked one does.
 const PAGE: usize = 100;
 
@@ -20,7 +18,6 @@ pub struct HeldSubject {
     /// Kind of difference: `not_deleted` or `wrongly_deleted`.
     pub kind: &'static str,
     /// Time at which the run recorded it.
-    #[serde(serialize_with = "text")]
     pub noted_at: Timestamp,
     /// Command that settles it.
     pub fix: String,

@@ -13,7 +13,7 @@ use super::pending::Pending;
 use super::queued::Queued;
 use super::row::{Membership, Row, State};
 use crate::lookup::Named;
-use crate::serialize::{or_error, text};
+use crate::serialize::or_error;
 
 /// Everything that is known about one id.
 #[derive(Debug, Serialize)]
@@ -89,7 +89,7 @@ pub struct Memberships {
 #[derive(Debug, Serialize)]
 pub struct AppliedDelivery {
     /// Message id (`svix-id`).
-    #[serde(rename = "svix_id", serialize_with = "text")]
+    #[serde(rename = "svix_id")]
     pub id: MessageId,
     /// Event type.
     #[serde(rename = "type")]
@@ -99,16 +99,12 @@ pub struct AppliedDelivery {
     /// Id of the subject, if known.
     pub subject_id: Option<String>,
     /// Outcome of the change.
-    #[serde(serialize_with = "text")]
     pub outcome: Applied,
     /// Time of the event at Clerk.
-    #[serde(serialize_with = "text")]
     pub event_at: Timestamp,
     /// Time at which the receiver had read the delivery.
-    #[serde(serialize_with = "text")]
     pub received_at: Timestamp,
     /// Time of application.
-    #[serde(serialize_with = "text")]
     pub applied_at: Timestamp,
     /// Milliseconds from the event to its receipt; negative if the clocks differ.
     pub received_after_ms: i64,

@@ -7,8 +7,6 @@ use rollbook_core::time::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::serialize::{optional_text, text};
-
 /// Pending work about one parent or row.
 #[derive(Debug, Default, Serialize)]
 pub struct Pending {
@@ -38,12 +36,10 @@ pub struct PendingItem {
     #[serde(skip)]
     pub is_erased: bool,
     /// Time at which the work was recorded, if known.
-    #[serde(serialize_with = "optional_text")]
     pub noted_at: Option<Timestamp>,
     /// Number of attempts that were refused or timed out.
     pub attempts: u32,
     /// Time of the next attempt.
-    #[serde(serialize_with = "text")]
     pub next_try_at: Timestamp,
     /// Reason of the last refusal.
     pub error: Option<String>,

@@ -16,7 +16,6 @@ use serde::ser::SerializeStruct as _;
 
 use super::Question;
 use crate::ownership::{Ownership, contains_word};
-use crate::serialize::{optional_text, text};
 use crate::{DEAD_LETTERS_PAGE, MESSAGES_PAGE};
 
 /// Maximum duration of a scan.
@@ -85,24 +84,20 @@ impl Serialize for Message {
 #[derive(Debug, Serialize)]
 pub struct ParkedMessage {
     /// Message id (`svix-id`).
-    #[serde(rename = "svix_id", serialize_with = "text")]
+    #[serde(rename = "svix_id")]
     pub id: MessageId,
     /// Event type, if the body shows it.
     #[serde(rename = "type")]
     pub event_type: Option<String>,
     /// Reason of the last failure.
-    #[serde(serialize_with = "text")]
     pub reason: Reason,
     /// Details of the last failure.
     pub detail: String,
     /// Time at which the receiver had read the delivery.
-    #[serde(serialize_with = "text")]
     pub received_at: Timestamp,
     /// Trace context of the delivery.
-    #[serde(serialize_with = "optional_text")]
     pub traceparent: Option<Traceparent>,
     /// Time at which the message became a dead letter.
-    #[serde(serialize_with = "text")]
     pub parked_at: Timestamp,
     /// Number of counted attempts.
     pub attempts: u32,
@@ -112,16 +107,13 @@ pub struct ParkedMessage {
 #[derive(Debug, Serialize)]
 pub struct DiscardedMessage {
     /// Time of the discard.
-    #[serde(serialize_with = "text")]
     pub discarded_at: Timestamp,
     /// Time at which the message became a dead letter.
-    #[serde(serialize_with = "text")]
     pub parked_at: Timestamp,
     /// Event type, if it was known.
     #[serde(rename = "type")]
     pub event_type: Option<String>,
     /// Reason of the last failure.
-    #[serde(serialize_with = "text")]
     pub reason: Reason,
     /// Details of the last failure.
     pub detail: String,
@@ -152,7 +144,7 @@ pub(super) async fn by_id(queue: &dyn QueueAdmin, id: &MessageId) -> Result<Queu
         queued.messages.push(Message::new(message, event_type));
     }
     let filter = DeadLetterFilter { id: Some(id.clone()), ..DeadLetterFilter::default() };
-    for letter in queue.dead_letters(&filter, None, 1).await? {
+    for letter in queue.dead_letters(&filter.page(None, 1)).await? {
         queued.dead_letters.push(ParkedMessage::new(letter, None));
     }
     queued.discards.extend(queue.discards(id).await?.into_iter().map(DiscardedMessage::from));
@@ -201,7 +193,7 @@ impl Scan<'_> {
             if room == 0 {
                 return Ok(());
             }
-            let page = queue.dead_letters(&DeadLetterFilter::default(), after, room).await?;
+            let page = queue.dead_letters(&DeadLetterFilter::default().page(after, room)).await?;
             // A page may have fewer than requested: only an empty page is the end.
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.position);

@@ -7,7 +7,7 @@ use rollbook_core::table_layout::ERASED_BY;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::serialize::{RowRef, object, text};
+use crate::serialize::{RowRef, object};
 
 /// Text columns that contain no names and no addresses.
 const TEXTS: [&str; 11] = [
@@ -68,7 +68,6 @@ pub struct UnfitColumn {
     /// Name of the column.
     pub column: &'static str,
     /// Form of what Clerk sent, without the value.
-    #[serde(serialize_with = "text")]
     pub why: Mismatch,
 }
 

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::{ForwardError, find};
 use crate::changes::ChangeView;
-use crate::serialize::{optional_text, text};
 
 /// A recorded change of a forward: a dead letter, or one that waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,17 +18,14 @@ pub struct RecordedChange {
     #[serde(flatten)]
     pub change: ChangeView,
     /// State.
-    #[serde(serialize_with = "text")]
     pub state: ForwardState,
     /// Number of requests that were made for it.
     pub tries: u32,
     /// Number of those that count.
     pub attempts: u32,
     /// Time of the first failure.
-    #[serde(serialize_with = "optional_text")]
     pub failed_at: Option<Timestamp>,
     /// Time of the next request; `None` for a dead letter.
-    #[serde(serialize_with = "optional_text")]
     pub next_try_at: Option<Timestamp>,
     /// Reason of the last failure.
     pub reason: Option<String>,

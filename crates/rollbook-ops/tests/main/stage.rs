@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use prometheus::Registry;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Durability, MessagesCursor,
-    MessagesPage, QueueAdmin, QueueError, QueueStats, QueuedMessage, StorageSpace,
+    BulkStep, DeadLetter, DeadLetterPage, Discard, Durability, MessagesCursor, MessagesPage, QueueAdmin,
+    QueueError, QueueStats, QueuedMessage, StorageSpace,
 };
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness::Weakness;
@@ -108,21 +108,11 @@ impl QueueAdmin for FakeQueue {
         self.answer().await
     }
 
-    async fn dead_letters(
-        &self,
-        _: &DeadLetterFilter,
-        _: Option<DeadLetterPosition>,
-        _: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
+    async fn dead_letters(&self, _: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
         panic!("a probe asks for no dead letters")
     }
 
-    async fn newest_dead_letters(
-        &self,
-        _: &DeadLetterFilter,
-        _: Option<DeadLetterPosition>,
-        _: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
+    async fn newest_dead_letters(&self, _: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
         panic!("a probe asks for no dead letters")
     }
 
@@ -130,21 +120,11 @@ impl QueueAdmin for FakeQueue {
         panic!("a probe asks for no dead letters")
     }
 
-    async fn redrive(
-        &self,
-        _: &DeadLetterFilter,
-        _: Option<DeadLetterPosition>,
-        _: usize,
-    ) -> Result<BulkStep, QueueError> {
+    async fn redrive(&self, _: &DeadLetterPage) -> Result<BulkStep, QueueError> {
         panic!("a probe writes nothing")
     }
 
-    async fn discard(
-        &self,
-        _: &DeadLetterFilter,
-        _: Option<DeadLetterPosition>,
-        _: usize,
-    ) -> Result<BulkStep, QueueError> {
+    async fn discard(&self, _: &DeadLetterPage) -> Result<BulkStep, QueueError> {
         panic!("a probe writes nothing")
     }
 

@@ -11,9 +11,8 @@ use sqlx::postgres::PgRow;
 use super::PostgresStore;
 use super::columns::listed;
 use super::read::view_at;
-use super::values::Values;
-use crate::transaction::Select;
 use crate::types::Sql;
+use crate::values::Values;
 
 /// Order in which the latest row is the first.
 const LATEST: &str = r#"created_at DESC NULLS LAST, id COLLATE "C" DESC"#;
@@ -140,11 +139,7 @@ impl Access for PostgresStore {
             None => (&self.access.of_user, values),
             Some(id) => (&self.access.of_member, values.with(id)),
         };
-        let mut lines = self
-            .database
-            .run(&Select { sql, arguments: || values.arguments(), read: context_line })
-            .await?
-            .into_iter();
+        let mut lines = self.database.rows(sql, values, context_line).await?.into_iter();
         let mut rows = lines.next().unwrap_or_default();
         rows.items.extend(lines.flat_map(|line| line.items));
         Ok(rows)
@@ -167,7 +162,7 @@ impl Access for PostgresStore {
             let other = view_at(of.other(), row, width)?;
             Ok(membership.map(|membership| Member { membership, other }))
         };
-        let found = self.database.run(&Select { sql, arguments: || values.arguments(), read }).await?;
+        let found = self.database.rows(sql, values, read).await?;
         Ok(found.into_iter().flatten().collect())
     }
 }

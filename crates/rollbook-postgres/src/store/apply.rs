@@ -14,12 +14,12 @@ use super::known::{self, Asked, Known, ask};
 use super::parents::Ids;
 use super::recheck::Candidates;
 use super::sql::{Statements, number_of};
-use super::values::Values;
 use super::write::{Write, arguments, is_undone};
 use crate::address::Address;
 use crate::fault::{self, Fault, NotKept};
 use crate::transaction::{Session, Work};
 use crate::types::Time;
+use crate::values::Values;
 
 /// Maximum writes of rows that other workers write at the same time. A worker that lost once holds their locks, so the
 /// second write succeeds unless a trigger prevents it.
@@ -32,7 +32,7 @@ const SET_READING: &str = "SELECT pg_catalog.set_config('rollbook.reading', $1, 
 pub(super) struct Apply<'a> {
     pub(super) statements: &'a Statements,
     pub(super) changes: &'a [Change],
-    pub(super) keeping: RetentionChoices,
+    pub(super) retention: RetentionChoices,
     pub(super) now: Timestamp,
 }
 
@@ -95,7 +95,7 @@ impl Work for Apply<'_> {
                 candidates.add(subject_change, &known);
             }
         }
-        if self.keeping.ledger {
+        if self.retention.ledger {
             ended.has_triggers |= self.record(session, &outcomes).await?;
         }
         // Last, so that no trigger runs after it: one of the ledger may undo a deletion, too.
@@ -132,7 +132,7 @@ impl<'a> Apply<'a> {
         let mut written: HashSet<String> = HashSet::new();
         for _ in 0..WRITES_MAX {
             let stored = |id: &str| known[number].get(id).map(|seen| seen.stored);
-            let folded = merge::fold(&part.assertions, self.keeping.deleted_rows, stored);
+            let folded = merge::fold(&part.assertions, self.retention.deleted_rows, stored);
             let id_of = |winner: &SubjectUpdate| part.assertions[winner.last].id.as_str();
             let open = folded.winners.iter().filter(|winner| !written.contains(id_of(winner)));
             let writes: Vec<Write<'_>> = open.map(|winner| part.write(winner, number, known)).collect();

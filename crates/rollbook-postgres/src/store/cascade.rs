@@ -17,15 +17,15 @@ use sqlx::Row as _;
 
 use super::PostgresStore;
 use super::attempt::{Failed, refused};
-use super::entries::About;
+use super::entries::about;
 use super::parents::{Ids, Parents, Repair, Rows};
-use super::pending::{self, Change, Left, Take, Then};
+use super::pending::{self, Change, Then};
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 
 /// Time limit of one search: it passes over all rows of a parent.
-pub(super) const LOOK_MAX: Duration = Duration::from_secs(600);
+pub(super) const SEARCH_MAX: Duration = Duration::from_secs(600);
 
 /// A turn, with the reason of a refusal as this engine knows it.
 pub(super) type Turn<'a> = rollbook_core::store::turn::Turn<'a, Failed>;
@@ -48,15 +48,13 @@ impl PostgresStore {
     pub(super) async fn turn(&self) -> Result<CascadeStep, StoreError> {
         let entries = &self.statements.pending;
         let mut turn = Turn::new(Instant::now());
-        let rows = Take { statements: entries, what: PendingWork::Row, limit: RETRIED_MAX };
-        let rows = self.database.run(&rows).await?;
+        let rows = pending::take(&self.database, entries, PendingWork::Row, RETRIED_MAX).await?;
         self.retry(&rows, &mut turn).await?;
         turn.renew(Instant::now());
-        let parent = Take { statements: entries, what: PendingWork::Children, limit: 1 };
-        for entry in self.database.run(&parent).await? {
+        for entry in pending::take(&self.database, entries, PendingWork::Children, 1).await? {
             self.work_off(&entry, &mut turn).await?;
         }
-        let left = self.database.run(&Left { statements: entries }).await?;
+        let left = pending::left(&self.database, entries).await?;
         Ok(CascadeStep { rows: turn.done.rows, refused: turn.done.refused, ..left })
     }
 
@@ -147,8 +145,8 @@ impl PostgresStore {
         let mut repaired = Ids::new();
         let mut is_first = true;
         loop {
-            let look = Look { statements: &self.statements, entry };
-            let Found { wrong, in_ledger } = match self.steps().long(LOOK_MAX, &look).await {
+            let search = Search { statements: &self.statements, entry };
+            let Found { wrong, in_ledger } = match self.steps().long(SEARCH_MAX, &search).await {
                 Ok(found) => found,
                 Err(fault) => {
                     turn.why = Some(refused(fault)?);
@@ -287,12 +285,12 @@ struct Found {
 
 /// Searches for child rows of a parent that do not show its state, without those that have an entry of their own, and then
 /// for ledger entries: content goes first, so that a ledger that refuses keeps none. Removes the entry if it finds neither.
-struct Look<'a> {
+struct Search<'a> {
     statements: &'a Statements,
     entry: &'a Entry,
 }
 
-impl Work for Look<'_> {
+impl Work for Search<'_> {
     type Output = Found;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Found> {
@@ -311,8 +309,7 @@ impl Work for Look<'_> {
             // Those of refused rows, too: nothing needs them.
             let rows = parents.rows(self.statements, session, Rows::InLedger, false, FOUND_MAX).await?;
             found.in_ledger = rows.into_values().flatten().collect();
-            let own =
-                About { statements: self.statements, ids: std::slice::from_ref(&self.entry.id), after: "" };
+            let own = about(self.statements, std::slice::from_ref(&self.entry.id), "");
             if !own.run(session).await?.is_empty() {
                 found.in_ledger.push(self.entry.id.clone());
             }

@@ -13,11 +13,11 @@ use sqlx::postgres::PgRow;
 use tokio::time::{Instant, timeout_at};
 
 use super::PostgresStore;
-use super::values::Values;
 use crate::fault::Unreadable;
 use crate::migrations::feed::{COUNT, triggers_of};
 use crate::transaction::{Database, Session, Work};
 use crate::types::{Sql, Time, span};
+use crate::values::Values;
 
 /// Lines after a position, with the state of the feed from the same snapshot: (position, last position to pass over,
 /// resources, kinds, limit).
@@ -73,7 +73,7 @@ pub(super) fn last_sql(schema: &str) -> Sql {
 
 /// Returns the last position.
 pub(super) async fn last(database: &Database, sql: &Sql) -> Result<Position, StoreError> {
-    let last = database.select(sql, None, None, |row| position(row, 0)).await?;
+    let last = database.rows(sql, Values::default(), |row| position(row, 0)).await?;
     last.first().copied().ok_or_else(no_state)
 }
 
@@ -117,20 +117,6 @@ pub(super) fn line_at(row: &PgRow, first: usize) -> sqlx::Result<ChangeLine> {
         event_at: row.try_get::<Option<Time>, _>(first + 7)?.map(|Time(at)| at),
         at: row.try_get::<Time, _>(first + 8)?.0,
     })
-}
-
-/// Runs one statement.
-struct Select {
-    sql: Sql,
-    values: Values,
-}
-
-impl Work for Select {
-    type Output = Vec<PgRow>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<PgRow>> {
-        session.fetch(&self.sql, self.values.arguments()?).await
-    }
 }
 
 /// Reads a page.
@@ -186,18 +172,15 @@ impl Changes for PostgresStore {
                 generation: generation(row, 5)?,
             })
         };
-        let state = self.database.select(&state(&self.schema), None, None, read).await?;
+        let state = self.database.rows(&state(&self.schema), Values::default(), read).await?;
         state.first().copied().ok_or_else(no_state)
     }
 
     async fn position_before(&self, at: Timestamp) -> Result<Position, StoreError> {
-        let select = Select { sql: before(&self.schema), values: Values::default().with(Time(at)) };
-        let rows = self.database.run(&select).await?;
-        let found = rows.first().map(|row| row.try_get::<Option<i64>, _>(0));
-        match found {
-            Some(Ok(Some(position))) => Ok(position.unsigned_abs()),
-            _ => Err(no_state()),
-        }
+        let values = Values::default().with(Time(at));
+        let read = |row: &PgRow| row.try_get::<Option<i64>, _>(0);
+        let found = self.database.rows(&before(&self.schema), values, read).await?.pop().flatten();
+        found.map(i64::unsigned_abs).ok_or_else(no_state)
     }
 
     async fn wait_for_change(&self, after: Position, timeout: Duration) -> Result<bool, StoreError> {
@@ -218,12 +201,8 @@ impl Changes for PostgresStore {
                RETURNING generation, tableoid::int8"#,
             self.schema
         );
-        let update = Select { sql: sql.into(), values: Values::default() };
-        let rows = self.database.run(&update).await?;
-        match rows.first().map(|row| generation(row, 0)) {
-            Some(Ok(generation)) => Ok(generation),
-            _ => Err(no_state()),
-        }
+        let renewed = self.database.rows(&sql.into(), Values::default(), |row| generation(row, 0)).await?;
+        renewed.first().copied().ok_or_else(no_state)
     }
 }
 

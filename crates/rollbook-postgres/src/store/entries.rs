@@ -2,53 +2,41 @@
 
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 use super::sql::Statements;
-use super::values::Values;
-use crate::transaction::{Session, Work};
+use crate::transaction::{Session, Statement, Work};
 use crate::types::Time;
+use crate::values::Values;
 
 /// Maximum entries that are found at once.
 const ENTRIES_MAX: i64 = 10_000;
 
 /// Finds the entries about these ids, after a `svix-id`, at most [`ENTRIES_MAX`].
-pub(super) struct About<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) ids: &'a [String],
-    pub(super) after: &'a str,
-}
-
-impl Work for About<'_> {
-    type Output = Vec<String>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
-        let values = Values::default().with(self.ids).with(self.after).with(ENTRIES_MAX);
-        let rows = session.fetch(&self.statements.about, values.into_arguments()?).await?;
-        rows.iter().map(|row| row.try_get(0)).collect()
-    }
+pub(super) fn about<'s>(
+    statements: &'s Statements,
+    ids: &[String],
+    after: &str,
+) -> impl Work<Output = Vec<String>> + use<'s> {
+    let values = Values::default().with(ids).with(after).with(ENTRIES_MAX);
+    Statement { sql: &statements.about, values, read: |row: &PgRow| row.try_get(0) }
 }
 
 /// Reads the oldest entries before a time, as `applied_at` and `svix-id`, from a position of a
 /// [`rollbook_core::sweep::LedgerSweep`].
-pub(super) struct Old<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) before: Timestamp,
-    pub(super) from: Option<String>,
-    pub(super) except: Vec<String>,
-    pub(super) limit: usize,
-}
-
-impl Work for Old<'_> {
-    type Output = Vec<(String, String)>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<(String, String)>> {
-        let values = Values::default()
-            .with(Time(self.before))
-            .with(self.from.as_deref().unwrap_or("-infinity"))
-            .with(&self.except)
-            .with_limit(self.limit);
-        let rows = session.fetch(&self.statements.old_entries, values.into_arguments()?).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+pub(super) fn old<'s>(
+    statements: &'s Statements,
+    before: Timestamp,
+    from: Option<&str>,
+    except: &[String],
+    limit: usize,
+) -> impl Work<Output = Vec<(String, String)>> + use<'s> {
+    let values =
+        Values::default().with(Time(before)).with(from.unwrap_or("-infinity")).with(except).with_limit(limit);
+    Statement {
+        sql: &statements.old_entries,
+        values,
+        read: |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?)),
     }
 }
 

@@ -16,7 +16,7 @@ use sqlx::Row as _;
 use super::PostgresStore;
 use super::apply;
 use super::attempt::Failed;
-use super::cascade::{LOOK_MAX, Turn};
+use super::cascade::{SEARCH_MAX, Turn};
 use super::known::{self, Asked, Seen};
 use super::parents::{Belonging, Ids, Parents, Rows};
 use super::pending;
@@ -57,7 +57,7 @@ impl PostgresStore {
             parents.ids.entry(resource.table).or_default().insert(id.clone());
         }
         let statements = &self.statements;
-        let undone = self.steps().long(LOOK_MAX, &FindUndone { statements, subjects }).await?;
+        let undone = self.steps().long(SEARCH_MAX, &FindUndone { statements, subjects }).await?;
         if let Some(id) = undone.first() {
             turn.done.rows = turn.done.rows.saturating_sub(undone.len() as u64);
             faults.push(format!(
@@ -68,8 +68,10 @@ impl PostgresStore {
             ));
         }
         // Also rows that a worker has recorded before this command.
-        let (count, example) =
-            self.steps().long(LOOK_MAX, &Count { statements, parents: &parents, which: Rows::Stale }).await?;
+        let (count, example) = self
+            .steps()
+            .long(SEARCH_MAX, &Count { statements, parents: &parents, which: Rows::Stale })
+            .await?;
         if let Some(id) = example {
             let why = turn.why.as_ref().map_or("rollbook doctor shows why", Failed::text);
             faults.push(format!(
@@ -83,7 +85,7 @@ impl PostgresStore {
             return Err(StoreError::Event(faults.join("; ")));
         }
         let rows =
-            self.steps().long(LOOK_MAX, &Belonging { statements, parents: &parents, subjects }).await?;
+            self.steps().long(SEARCH_MAX, &Belonging { statements, parents: &parents, subjects }).await?;
         Ok(ErasedCounts { rows, ledger: turn.ledger })
     }
 

@@ -14,10 +14,10 @@ use sqlx::postgres::PgRow;
 use super::PostgresStore;
 use super::changes::{bound, line_at, position};
 use super::reconcile_sql::has_ended;
-use super::values::Values;
 use crate::fault::Unreadable;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
+use crate::values::Values;
 
 /// A forward with the numbers of its recorded changes; a condition or an order follows.
 fn forward_sql(schema: &str) -> String {
@@ -314,7 +314,7 @@ impl Forwards for PostgresStore {
 
     async fn forwards(&self) -> Result<Vec<Forward>, StoreError> {
         let sql = format!("{} ORDER BY forward.name", forward_sql(&self.schema)).into();
-        Ok(self.database.select(&sql, None, None, forward).await?)
+        Ok(self.database.rows(&sql, Values::default(), forward).await?)
     }
 
     async fn forward_changes(

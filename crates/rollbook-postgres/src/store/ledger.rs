@@ -9,8 +9,8 @@ use rollbook_core::store::StoreError;
 use rollbook_core::store::cascades::Entry;
 
 use super::PostgresStore;
-use super::cascade::{Ended, LOOK_MAX, Turn};
-use super::entries::{About, Forget};
+use super::cascade::{Ended, SEARCH_MAX, Turn};
+use super::entries::{Forget, about};
 use super::parents::BATCH_MAX;
 
 impl PostgresStore {
@@ -25,8 +25,8 @@ impl PostgresStore {
         for ids in ids.chunks(BATCH_MAX) {
             let mut after = String::new();
             loop {
-                let about = About { statements: &self.statements, ids, after: &after };
-                let found = self.steps().long(LOOK_MAX, &about).await?;
+                let search = about(&self.statements, ids, &after);
+                let found = self.steps().long(SEARCH_MAX, &search).await?;
                 let Some(last) = found.last() else { break };
                 after.clone_from(last);
                 let mut open = vec![found];

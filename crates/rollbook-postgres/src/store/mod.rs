@@ -34,7 +34,6 @@ mod search;
 mod sequence;
 mod sql;
 mod upkeep;
-mod values;
 mod write;
 
 use std::sync::{Arc, Mutex};
@@ -72,6 +71,7 @@ use crate::migrations::{self, Ask};
 use crate::rights;
 use crate::settings::PostgresSettings;
 use crate::transaction::Database;
+use crate::values::Values;
 
 /// A store in a schema of a Postgres database.
 pub struct PostgresStore {
@@ -80,7 +80,7 @@ pub struct PostgresStore {
     statements: Statements,
     access: access::Statements,
     schema: String,
-    keeping: RetentionChoices,
+    retention: RetentionChoices,
     statement_timeout: Duration,
     /// Pace of steps that write rows.
     pace: Pace,
@@ -116,7 +116,7 @@ impl PostgresStore {
             statements,
             access,
             schema: settings.schema,
-            keeping: RetentionChoices::default(),
+            retention: RetentionChoices::default(),
             statement_timeout: settings.statement_timeout,
             pace: Pace::default(),
             ledger_pace: Pace::default(),
@@ -131,8 +131,8 @@ impl PostgresStore {
 
     /// Sets what the store retains.
     #[must_use]
-    pub fn keeping(self, keeping: RetentionChoices) -> Self {
-        Self { keeping, ..self }
+    pub fn with_retention(self, retention: RetentionChoices) -> Self {
+        Self { retention, ..self }
     }
 
     fn steps(&self) -> Steps<'_> {
@@ -204,8 +204,8 @@ impl Store for PostgresStore {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        let (keeping, now) = (self.keeping, self.clock.now());
-        let work = Apply { statements: &self.statements, changes, keeping, now };
+        let (retention, now) = (self.retention, self.clock.now());
+        let work = Apply { statements: &self.statements, changes, retention, now };
         let Done { outcomes, candidates } = match self.database.run(&work).await {
             Ok(done) => done,
             Err(fault) => return Err(self.checked(fault).await),
@@ -264,8 +264,8 @@ impl Store for PostgresStore {
     }
 
     async fn rehearse(&self) -> Result<bool, StoreError> {
-        let (keeping, now) = (self.keeping, self.clock.now());
-        self.database.run(&Rehearse { statements: &self.statements, keeping, now }).await?;
+        let (retention, now) = (self.retention, self.clock.now());
+        self.database.run(&Rehearse { statements: &self.statements, retention, now }).await?;
         Ok(true)
     }
 
@@ -278,7 +278,7 @@ impl Store for PostgresStore {
 impl Rows for PostgresStore {
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
         let sql = &self.statements.of(resource).get;
-        Ok(self.database.select(sql, Some(id), None, |row| view(resource, row)).await?.pop())
+        Ok(self.database.rows(sql, Values::default().with(id), |row| view(resource, row)).await?.pop())
     }
 
     async fn rows(
@@ -288,8 +288,8 @@ impl Rows for PostgresStore {
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError> {
         let sql = &self.statements.of(resource).rows;
-        let after = Some(after.unwrap_or_default());
-        Ok(self.database.select(sql, after, Some(limit), |row| view(resource, row)).await?)
+        let values = Values::default().with(after.unwrap_or_default()).with_limit(limit);
+        Ok(self.database.rows(sql, values, |row| view(resource, row)).await?)
     }
 
     async fn rows_where(
@@ -300,7 +300,8 @@ impl Rows for PostgresStore {
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError> {
         let Some(sql) = sql::rows_where(&self.schema, resource, column) else { return Ok(Vec::new()) };
-        Ok(self.database.select(&sql, Some(value), Some(limit), |row| view(resource, row)).await?)
+        let values = Values::default().with(value).with_limit(limit);
+        Ok(self.database.rows(&sql, values, |row| view(resource, row)).await?)
     }
 
     async fn ids_holding(
@@ -321,14 +322,15 @@ impl Rows for PostgresStore {
 #[async_trait]
 impl Ledger for PostgresStore {
     async fn deliveries(&self, subject_id: &str, limit: usize) -> Result<Vec<LedgerEntry>, StoreError> {
-        let mut entries =
-            self.database.select(&self.statements.deliveries, Some(subject_id), Some(limit), entry).await?;
+        let values = Values::default().with(subject_id).with_limit(limit);
+        let mut entries = self.database.rows(&self.statements.deliveries, values, entry).await?;
         entries.reverse();
         Ok(entries)
     }
 
     async fn delivery(&self, id: &MessageId) -> Result<Option<LedgerEntry>, StoreError> {
-        Ok(self.database.select(&self.statements.delivery, Some(id.as_str()), None, entry).await?.pop())
+        let values = Values::default().with(id.as_str());
+        Ok(self.database.rows(&self.statements.delivery, values, entry).await?.pop())
     }
 }
 

@@ -18,10 +18,10 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::attempt::run_deferred;
 use super::sql::{Statements, number_of};
-use super::values::Values;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::{Time, number};
+use crate::values::Values;
 
 /// Maximum child rows per link that are repaired right after the commit of a batch.
 pub(super) const BATCH_MAX: usize = 1000;

@@ -9,12 +9,12 @@ use rollbook_core::catalog::find_resource;
 use rollbook_core::store::cascades::{BACKOFF, BACKOFF_MAX, DOUBLINGS_MAX, Entry, TAKEN_FOR};
 use rollbook_core::store::{CascadeStep, PendingCascade, PendingCascades, PendingWork};
 use sqlx::Row as _;
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::PgRow;
 
-use super::values::Values;
-use crate::fault::Unreadable;
-use crate::transaction::{Session, Work};
+use crate::fault::{Fault, Unreadable};
+use crate::transaction::{Database, Session, Work};
 use crate::types::{Sql, Time, count, span};
+use crate::values::Values;
 
 /// Statements about the entries.
 pub(super) struct Statements {
@@ -202,21 +202,14 @@ impl Work for Note<'_> {
 }
 
 /// Takes entries that are due. Other workers leave them alone for [`TAKEN_FOR`].
-pub(super) struct Take<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) what: PendingWork,
-    pub(super) limit: usize,
-}
-
-impl Work for Take<'_> {
-    type Output = Vec<Entry>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Entry>> {
-        let values =
-            Values::default().with(self.what.as_str()).with_limit(self.limit).with(millis(TAKEN_FOR));
-        let rows = session.fetch(&self.statements.take, values.into_arguments()?).await?;
-        rows.iter().filter_map(|row| entry(row).transpose()).collect()
-    }
+pub(super) async fn take(
+    database: &Database,
+    statements: &Statements,
+    what: PendingWork,
+    limit: usize,
+) -> Result<Vec<Entry>, Fault> {
+    let values = Values::default().with(what.as_str()).with_limit(limit).with(millis(TAKEN_FOR));
+    Ok(database.rows(&statements.take, values, entry).await?.into_iter().flatten().collect())
 }
 
 /// Change of an entry.
@@ -268,16 +261,8 @@ pub(super) async fn remove<'a>(
 }
 
 /// Counts the entries.
-pub(super) struct Left<'a> {
-    pub(super) statements: &'a Statements,
-}
-
-impl Work for Left<'_> {
-    type Output = CascadeStep;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<CascadeStep> {
-        let rows = session.fetch(&self.statements.left, PgArguments::default()).await?;
-        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+pub(super) async fn left(database: &Database, statements: &Statements) -> Result<CascadeStep, Fault> {
+    let read = |row: &PgRow| {
         let due_in: Option<i64> = row.try_get(2)?;
         Ok(CascadeStep {
             parents_left: count(row, 0)?,
@@ -285,7 +270,9 @@ impl Work for Left<'_> {
             due_in: due_in.map(span),
             ..CascadeStep::default()
         })
-    }
+    };
+    let counted = database.rows(&statements.left, Values::default(), read).await?.pop();
+    counted.ok_or_else(|| Fault::Unreadable("the entries of rollbook_cascades have no count".to_owned()))
 }
 
 /// Lists entries: all, or those of one id.

@@ -19,10 +19,10 @@ use super::PostgresStore;
 use super::known::{self, Asked};
 use super::reconcile_sql as sql;
 use super::sql::{Statements, number_of};
-use super::values::Values;
 use crate::fault::Unreadable;
-use crate::transaction::{Session, Work};
-use crate::types::{Sql, Time};
+use crate::transaction::{Session, Statement, Work};
+use crate::types::Time;
+use crate::values::Values;
 
 /// Adds one array for each column of keys.
 fn with_keys<'v>(values: Values, keys: impl Iterator<Item = &'v HeldKey> + Clone) -> Values {
@@ -30,21 +30,15 @@ fn with_keys<'v>(values: Values, keys: impl Iterator<Item = &'v HeldKey> + Clone
     values.with(tables).with(keys.map(|key| key.id.as_str()).collect::<Vec<&str>>())
 }
 
-/// One statement with its values, and the function that reads a row.
-struct Statement<T> {
-    sql: Sql,
-    values: Values,
-    read: fn(&PgRow) -> sqlx::Result<T>,
-}
+/// A statement that reads in the order of an index, a page at a time: a sort would read all living rows for each page.
+struct InOrder<'a, R>(Statement<'a, R>);
 
-impl<T: Send> Work for Statement<T> {
+impl<R: Fn(&PgRow) -> sqlx::Result<T> + Sync, T: Send> Work for InOrder<'_, R> {
     type Output = Vec<T>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
-        let arguments = self.values.arguments()?;
-        // In the order of the index, a page at a time: a sort would read all living rows for each page.
         session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
-        session.fetch(&self.sql, arguments).await?.iter().map(self.read).collect()
+        self.0.run(session).await
     }
 }
 
@@ -75,7 +69,7 @@ impl PostgresStore {
         values: Values,
         read: fn(&PgRow) -> sqlx::Result<T>,
     ) -> Result<Vec<T>, StoreError> {
-        Ok(self.database.run(&Statement { sql: sql.into(), values, read }).await?)
+        Ok(self.database.run(&InOrder(Statement { sql: &sql.into(), values, read })).await?)
     }
 
     /// Runs one statement that writes.

@@ -13,7 +13,7 @@ use rollbook_core::store::{PendingWork, RetentionChoices};
 use rollbook_core::time::Timestamp;
 
 use super::apply::{Apply, Done};
-use super::entries::{Forget, Old};
+use super::entries::{Forget, old};
 use super::parents::Repair;
 use super::pending;
 use super::recheck::Recheck;
@@ -29,7 +29,7 @@ const CHECK_NOW: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 /// Applies made-up batches, then runs the recheck and one step of retention.
 pub(super) struct Rehearse<'a> {
     pub(super) statements: &'a Statements,
-    pub(super) keeping: RetentionChoices,
+    pub(super) retention: RetentionChoices,
     pub(super) now: Timestamp,
 }
 
@@ -38,9 +38,9 @@ impl Work for Rehearse<'_> {
     const END: End = End::Rollback;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        let Self { statements, keeping, now } = *self;
+        let Self { statements, retention, now } = *self;
         for changes in &rehearsal::batches(now) {
-            let Done { candidates, .. } = Apply { statements, changes, keeping, now }.run(session).await?;
+            let Done { candidates, .. } = Apply { statements, changes, retention, now }.run(session).await?;
             if !candidates.is_empty() {
                 let recheck = Recheck { address: None, statements, candidates: &candidates };
                 let found = recheck.run(session).await?;
@@ -55,7 +55,7 @@ impl Work for Rehearse<'_> {
         // No row is this old.
         let before = Timestamp::from_millis(0);
         let ids = &[NOBODY.to_owned()];
-        Old { statements, before, from: None, except: Vec::new(), limit: 1 }.run(session).await?;
+        old(statements, before, None, &[], 1).run(session).await?;
         Forget { statements, entries: ids }.run(session).await?;
         for resource in RESOURCES {
             EraseContent { statements, resource, ids, before }.run(session).await?;

@@ -16,16 +16,16 @@ use rollbook_core::time::Timestamp;
 
 use super::PostgresStore;
 use super::attempt::run_deferred;
-use super::cascade::{LOOK_MAX, Turn};
+use super::cascade::{SEARCH_MAX, Turn};
 use super::columns::listed;
 use super::known::{self, Asked};
 use super::parents::{Ids, Parents, Rows};
 use super::pending;
 use super::sql::{Statements, number_of};
-use super::values::Values;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
+use crate::values::Values;
 
 impl PostgresStore {
     /// Resets a row, and repairs its child rows as far as the time of a turn allows. Workers repair the others.
@@ -56,7 +56,8 @@ impl PostgresStore {
 
     /// Compares each child row with its parents, under its lock.
     async fn revive_children(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        let children = self.steps().long(LOOK_MAX, &Children { statements: &self.statements, entry }).await?;
+        let children =
+            self.steps().long(SEARCH_MAX, &Children { statements: &self.statements, entry }).await?;
         for (number, ids) in children {
             let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
             while let Some(ids) = open.pop() {

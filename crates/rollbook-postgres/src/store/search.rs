@@ -8,9 +8,9 @@ use sqlx::Row as _;
 
 use super::PostgresStore;
 use super::attempt::Failed;
-use super::values::Values;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, count};
+use crate::values::Values;
 
 impl PostgresStore {
     /// Returns the ids of rows, at most `limit`, with content that may contain one of these texts.

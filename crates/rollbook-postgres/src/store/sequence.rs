@@ -19,10 +19,10 @@ use super::PostgresStore;
 use super::attempt::Failed;
 use super::changes::position;
 use super::floor::{Floor, writers};
-use super::values::Values;
 use crate::migrations::feed::PREFIX;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, count, span};
+use crate::values::Values;
 
 /// Channel on which readers are notified of new lines. The payload is the schema, a colon and the last position.
 pub(super) const CHANNEL: &str = "rollbook_changes";

@@ -14,19 +14,18 @@ use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreErr
 use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
-use sqlx::postgres::PgArguments;
 
 use super::PostgresStore;
 use super::attempt::{Failed, run_deferred};
-use super::cascade::{LOOK_MAX, Removing, Turn};
-use super::entries::Old;
+use super::cascade::{Removing, SEARCH_MAX, Turn};
+use super::entries::old;
 use super::parents::{BATCH_MAX, FindStale, Parents, Repair};
-use super::pending::{self, Take};
+use super::pending;
 use super::sql::{Statements, number_of};
-use super::values::Values;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::Time;
+use crate::values::Values;
 
 /// Maximum rows that are read at once.
 const PAGE_MAX: usize = 1000;
@@ -52,8 +51,8 @@ impl PostgresStore {
         while fits(turn.ledger) < due.limit && !(turn.kept.count > 0 && turn.is_over(Instant::now())) {
             let (from, except) = self.ledger_sweep().next(self.clock.now());
             let limit = PAGE_MAX.min(due.limit - fits(turn.ledger));
-            let old = Old { statements: &self.statements, before, from, except, limit };
-            let page = self.steps().long(LOOK_MAX, &old).await?;
+            let old = old(&self.statements, before, from.as_deref(), &except, limit);
+            let page = self.steps().long(SEARCH_MAX, &old).await?;
             if page.is_empty() {
                 self.ledger_sweep().end();
                 break;
@@ -84,7 +83,9 @@ impl PostgresStore {
 
     async fn erase_deleted(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.deleted_before else {
-            self.database.run(&ForgetContent { statements: &self.statements }).await?;
+            // Without retention, rows that refused to lose their content may keep it.
+            let forget = &self.statements.pending.forget_content;
+            self.database.rows(forget, Values::default(), |_| Ok(())).await?;
             return Ok(0);
         };
         let mut turn = Turn::new(Instant::now());
@@ -94,7 +95,7 @@ impl PostgresStore {
             let Some((resource, from)) = self.sweep().next() else { break };
             let limit = PAGE_MAX.min(due.limit - fits(erased));
             let page = Page { statements: &self.statements, resource, from, before, limit };
-            let rows = self.steps().long(LOOK_MAX, &page).await?;
+            let rows = self.steps().long(SEARCH_MAX, &page).await?;
             let ids = rows.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
             erased += self.erase_rows(resource, ids, before, &mut turn).await?;
             if turn.is_stopped_by_refusals(Instant::now()) {
@@ -114,9 +115,8 @@ impl PostgresStore {
     /// Retries rows that refused to lose their content, as far as they are due.
     async fn erase_again(&self, before: Timestamp, turn: &mut Turn<'_>) -> Result<u64, StoreError> {
         let entries = &self.statements.pending;
-        let take = Take { statements: entries, what: PendingWork::Content, limit: RETRIED_MAX };
         let mut erased = 0;
-        for entry in self.database.run(&take).await? {
+        for entry in pending::take(&self.database, entries, PendingWork::Content, RETRIED_MAX).await? {
             if turn.is_over(Instant::now()) {
                 self.release(&entry).await?;
                 continue;
@@ -195,19 +195,6 @@ impl PostgresStore {
             self.left.notify_one();
         }
         Ok(count)
-    }
-}
-
-/// Removes the entries of rows that refused to lose their content: without retention they may keep it.
-struct ForgetContent<'a> {
-    statements: &'a Statements,
-}
-
-impl Work for ForgetContent<'_> {
-    type Output = ();
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        session.fetch(&self.statements.pending.forget_content, PgArguments::default()).await.map(drop)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::world::World;
 struct Harness {
     store: Option<Arc<PostgresStore>>,
     clock: Arc<ManualClock>,
-    keeping: RetentionChoices,
+    retention: RetentionChoices,
     world: World,
 }
 
@@ -23,14 +23,14 @@ impl Harness {
     fn open(&self) -> Arc<PostgresStore> {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let store = PostgresStore::new(self.world.settings.clone(), clock).expect("the settings are right");
-        Arc::new(store.keeping(self.keeping))
+        Arc::new(store.with_retention(self.retention))
     }
 }
 
 async fn open() -> Harness {
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)));
     let (world, _) = World::with_roles().await;
-    let mut harness = Harness { store: None, clock, keeping: RetentionChoices::default(), world };
+    let mut harness = Harness { store: None, clock, retention: RetentionChoices::default(), world };
     harness.store = Some(harness.open());
     harness
 }
@@ -50,8 +50,8 @@ impl StoreHarness for Harness {
         self.store = Some(self.open());
     }
 
-    async fn keep(&mut self, keeping: RetentionChoices) {
-        self.keeping = keeping;
+    async fn keep(&mut self, retention: RetentionChoices) {
+        self.retention = retention;
         self.reopen().await;
     }
 

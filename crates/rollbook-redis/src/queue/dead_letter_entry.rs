@@ -25,14 +25,20 @@ pub(super) struct Found {
     pub(super) failure: Failure,
 }
 
+/// Returns the number of a shard.
+#[expect(clippy::cast_possible_wrap, reason = "there are at most 64 shards")]
+const fn number(shard: usize) -> i64 {
+    shard as i64
+}
+
 /// Converts a shard's local position to one that is unique over all shards.
 pub(super) fn listing_position(local: i64, shard: usize) -> DeadLetterPosition {
-    DeadLetterPosition(local * i64::from(SHARDS_MAX) + i64::try_from(shard).unwrap_or_default())
+    DeadLetterPosition(local * i64::from(SHARDS_MAX) + number(shard))
 }
 
 /// Returns the last local position of a shard that does not follow `position`.
 pub(super) fn local_position(position: DeadLetterPosition, shard: usize) -> i64 {
-    (position.0 - i64::try_from(shard).unwrap_or_default()).div_euclid(i64::from(SHARDS_MAX))
+    (position.0 - number(shard)).div_euclid(i64::from(SHARDS_MAX))
 }
 
 /// Returns the last local position of a shard that precedes `position`.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use redis::{Script, cmd};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    BulkStep, DISCARDS_KEPT, DeadLetter, DeadLetterFilter, DeadLetterPosition, DeadLetterSums,
+    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterPosition, DeadLetterSums,
     PAGE_BYTES_MAX, QueueError,
 };
 
@@ -18,36 +18,30 @@ use crate::id;
 const PAGE: usize = 500;
 
 impl RedisQueue {
-    pub(super) async fn list_dead(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        let found = self.find_dead(filter, after, limit).await?;
+    pub(super) async fn list_dead(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
+        let found = self.find_dead(page).await?;
         self.with_bodies(&found).await
     }
 
     /// Lists the newest ones before a position.
     pub(super) async fn list_newest_dead(
         &self,
-        filter: &DeadLetterFilter,
-        before: Option<DeadLetterPosition>,
-        limit: usize,
+        page: &DeadLetterPage,
     ) -> Result<Vec<DeadLetter>, QueueError> {
+        let DeadLetterPage { filter, after: before, limit } = page;
         let mut found = if let Some(id) = &filter.id {
-            let mut one = self.find_dead_one(id, filter, None).await?;
+            let mut one = self.find_dead_one(id, &filter.page(None, 1)).await?;
             one.retain(|found| before.is_none_or(|before| found.position < before));
             one
         } else {
             let mut all = Vec::new();
             for (index, shard) in self.shards.iter().enumerate() {
-                all.extend(self.find_newest_in(index, shard, filter, before, limit).await?);
+                all.extend(self.find_newest_in(index, shard, page).await?);
             }
             all.sort_by_key(|found| Reverse(found.position));
             all
         };
-        found.truncate(limit);
+        found.truncate(*limit);
         self.with_bodies(&found).await
     }
 
@@ -102,24 +96,14 @@ impl RedisQueue {
     }
 
     /// Counts one page; reads no bodies.
-    pub(super) async fn count_dead(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let (found, next) = self.next_dead(filter, after, limit).await?;
+    pub(super) async fn count_dead(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        let (found, next) = self.next_dead(page).await?;
         Ok(BulkStep { changed: found.len(), next })
     }
 
     /// Sums one page; reads no bodies.
-    pub(super) async fn sum_dead(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<DeadLetterSums, QueueError> {
-        let (found, next) = self.next_dead(filter, after, limit).await?;
+    pub(super) async fn sum_dead(&self, page: &DeadLetterPage) -> Result<DeadLetterSums, QueueError> {
+        let (found, next) = self.next_dead(page).await?;
         let mut sums = DeadLetterSums { next, ..DeadLetterSums::default() };
         for letter in &found {
             sums.add(&letter.failure, letter.parked_at);
@@ -127,34 +111,14 @@ impl RedisQueue {
         Ok(sums)
     }
 
-    pub(super) async fn redrive_dead(
+    /// Runs one step of a bulk operation, by a script per shard: of the dead letters of the page those that match.
+    pub(super) async fn step(
         &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
+        page: &DeadLetterPage,
+        script: &Script,
+        argument: u64,
     ) -> Result<BulkStep, QueueError> {
-        self.step((&self.scripts.redrive, self.depth_max()), filter, after, limit).await
-    }
-
-    pub(super) async fn discard_dead(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        self.step((&self.scripts.discard, DISCARDS_KEPT as u64), filter, after, limit).await
-    }
-
-    /// Runs one step of a bulk operation, by a script per shard: of the next `limit` dead letters those that
-    /// match.
-    async fn step(
-        &self,
-        (script, argument): (&Script, u64),
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let (found, mut next) = self.next_dead(filter, after, limit).await?;
+        let (found, mut next) = self.next_dead(page).await?;
         let (mut changed, mut full) = (0, false);
         for (shard, ids) in by_shard(&found) {
             for part in ids.chunks(BATCH_MAX) {
@@ -181,49 +145,38 @@ impl RedisQueue {
         Ok(BulkStep { changed, next })
     }
 
-    /// Returns the matching dead letters among the next `limit`, and the start of the next step.
+    /// Returns the matching dead letters of the page, and the start of the next step.
     async fn next_dead(
         &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
+        page: &DeadLetterPage,
     ) -> Result<(Vec<Found>, Option<DeadLetterPosition>), QueueError> {
+        let DeadLetterPage { filter, after, limit } = page;
         let everything = DeadLetterFilter { id: filter.id.clone(), ..DeadLetterFilter::default() };
-        let mut found = self.find_dead(&everything, after, limit).await?;
+        let mut found = self.find_dead(&everything.page(*after, *limit)).await?;
         let last = found.last().map(|found| found.position);
-        let next = last.filter(|_| found.len() == limit && filter.id.is_none());
+        let next = last.filter(|_| found.len() == *limit && filter.id.is_none());
         found.retain(|found| found.matches(filter));
         Ok((found, next))
     }
 
     /// Returns matching dead letters of all shards, oldest first.
-    async fn find_dead(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<Found>, QueueError> {
-        if let Some(id) = &filter.id {
-            let mut found = self.find_dead_one(id, filter, after).await?;
-            found.truncate(limit);
+    async fn find_dead(&self, page: &DeadLetterPage) -> Result<Vec<Found>, QueueError> {
+        if let Some(id) = &page.filter.id {
+            let mut found = self.find_dead_one(id, page).await?;
+            found.truncate(page.limit);
             return Ok(found);
         }
         let mut all = Vec::new();
         for (index, shard) in self.shards.iter().enumerate() {
-            all.extend(self.find_dead_in(index, shard, filter, after, limit).await?);
+            all.extend(self.find_dead_in(index, shard, page).await?);
         }
         all.sort_by_key(|found| found.position);
-        all.truncate(limit);
+        all.truncate(page.limit);
         Ok(all)
     }
 
     /// Returns the dead letter with this id, by its indexes.
-    async fn find_dead_one(
-        &self,
-        id: &MessageId,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-    ) -> Result<Vec<Found>, QueueError> {
+    async fn find_dead_one(&self, id: &MessageId, page: &DeadLetterPage) -> Result<Vec<Found>, QueueError> {
         let stored = id::stored(id.as_str());
         for index in self.shards_of(id) {
             let shard = &self.shards[index];
@@ -233,7 +186,7 @@ impl RedisQueue {
             let failure: Option<String> =
                 self.read(shard, cmd("HGET").arg(shard.keys.failures()).arg(&*stored)).await?;
             let found = Found::read(stored.to_vec(), position, index, failure.as_deref());
-            if found.matches(filter) && after.is_none_or(|after| found.position > after) {
+            if found.matches(&page.filter) && page.after.is_none_or(|after| found.position > after) {
                 return Ok(vec![found]);
             }
         }
@@ -244,14 +197,12 @@ impl RedisQueue {
         &self,
         index: usize,
         shard: &Shard,
-        filter: &DeadLetterFilter,
-        before: Option<DeadLetterPosition>,
-        limit: usize,
+        DeadLetterPage { filter, after: before, limit }: &DeadLetterPage,
     ) -> Result<Vec<Found>, QueueError> {
         let mut found = Vec::new();
         let mut until =
             before.map_or_else(|| "+inf".to_owned(), |before| local_before(before, index).to_string());
-        while found.len() < limit {
+        while found.len() < *limit {
             let mut command = cmd("ZREVRANGEBYSCORE");
             command.arg(shard.keys.dead()).arg(&until).arg("-inf").arg("WITHSCORES");
             let page: Vec<(Vec<u8>, i64)> = self.read(shard, command.arg("LIMIT").arg(0).arg(PAGE)).await?;
@@ -260,7 +211,7 @@ impl RedisQueue {
             let letters = self.with_failures(index, shard, page).await?;
             found.extend(letters.into_iter().filter(|letter| letter.matches(filter)));
         }
-        found.truncate(limit);
+        found.truncate(*limit);
         Ok(found)
     }
 
@@ -285,30 +236,21 @@ impl RedisQueue {
         &self,
         index: usize,
         shard: &Shard,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
+        DeadLetterPage { filter, after, limit }: &DeadLetterPage,
     ) -> Result<Vec<Found>, QueueError> {
         let mut found = Vec::new();
         // First local position that follows `after` in the listing of all shards.
         let mut from = after.map_or(0, |after| local_position(after, index) + 1);
-        while found.len() < limit {
+        while found.len() < *limit {
             let mut command = cmd("ZRANGEBYSCORE");
-            command
-                .arg(shard.keys.dead())
-                .arg(from)
-                .arg("+inf")
-                .arg("WITHSCORES")
-                .arg("LIMIT")
-                .arg(0)
-                .arg(PAGE);
-            let page: Vec<(Vec<u8>, i64)> = self.read(shard, &command).await?;
+            command.arg(shard.keys.dead()).arg(from).arg("+inf").arg("WITHSCORES");
+            let page: Vec<(Vec<u8>, i64)> = self.read(shard, command.arg("LIMIT").arg(0).arg(PAGE)).await?;
             let Some((_, last)) = page.last() else { break };
             from = last + 1;
             let letters = self.with_failures(index, shard, page).await?;
             found.extend(letters.into_iter().filter(|letter| letter.matches(filter)));
         }
-        found.truncate(limit);
+        found.truncate(*limit);
         Ok(found)
     }
 }

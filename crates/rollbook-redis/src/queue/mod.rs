@@ -43,7 +43,7 @@ use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::live::Live;
 use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
-    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, DeadLetterSums, Discard,
+    Audit, BulkStep, Consumer, DISCARDS_KEPT, DeadLetter, DeadLetterPage, DeadLetterSums, Discard,
     Durability, Enqueued, Lease, LeaseRequest, MessagesCursor, MessagesPage, Producer, QueueAdmin,
     QueueError, QueueStats, QueuedMessage, Settled, Settlement, StorageSpace,
 };
@@ -269,53 +269,28 @@ impl QueueAdmin for RedisQueue {
         self.read_stats().await
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        self.list_dead(filter, after, limit).await
+    async fn dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
+        self.list_dead(page).await
     }
 
-    async fn newest_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        before: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        self.list_newest_dead(filter, before, limit).await
+    async fn newest_dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
+        self.list_newest_dead(page).await
     }
 
-    async fn sum_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<DeadLetterSums, QueueError> {
-        self.sum_dead(filter, after, limit).await
+    async fn sum_dead_letters(&self, page: &DeadLetterPage) -> Result<DeadLetterSums, QueueError> {
+        self.sum_dead(page).await
     }
 
     async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError> {
         self.find_discards(id).await
     }
 
-    async fn redrive(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        self.redrive_dead(filter, after, limit).await
+    async fn redrive(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        self.step(page, &self.scripts.redrive, self.depth_max()).await
     }
 
-    async fn discard(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        self.discard_dead(filter, after, limit).await
+    async fn discard(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        self.step(page, &self.scripts.discard, DISCARDS_KEPT as u64).await
     }
 
     async fn messages(
@@ -334,13 +309,8 @@ impl QueueAdmin for RedisQueue {
         self.remove_messages(ids).await
     }
 
-    async fn count_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        self.count_dead(filter, after, limit).await
+    async fn count_dead_letters(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        self.count_dead(page).await
     }
 
     async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {

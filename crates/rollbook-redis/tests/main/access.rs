@@ -66,7 +66,10 @@ async fn a_user_with_the_documented_permissions_can_do_everything() {
     settle_all(&queue, &leases[5..], &dead_letter()).await;
     assert_eq!(redriven(&queue, &DeadLetterFilter::default(), 2).await, Ok(2));
     assert_eq!(discarded(&queue, &DeadLetterFilter::default(), 1).await, Ok(1));
-    assert_eq!(queue.dead_letters(&DeadLetterFilter::default(), None, 9).await.expect("a page").len(), 2);
+    assert_eq!(
+        queue.dead_letters(&DeadLetterFilter::default().page(None, 9)).await.expect("a page").len(),
+        2
+    );
     enqueue(&queue, &names("gone", 0..3)).await;
     assert_eq!(listed(&queue, 9).await.len(), 20);
     assert_eq!(remove(&queue, &names("gone", 0..3)).await, Ok(3));
@@ -182,7 +185,7 @@ async fn a_read_only_process_creates_nothing_and_sees_data_that_others_create_la
     let looking = open(settings(server.url()));
     let filter = DeadLetterFilter::default();
     let read_all = async || {
-        let dead = looking.dead_letters(&filter, None, 10).await.expect("a listing").len();
+        let dead = looking.dead_letters(&filter.page(None, 10)).await.expect("a listing").len();
         let waiting = looking.messages(None, 10).await.expect("a listing").messages.len();
         let found = looking.message(&MessageId::new("msg_00000")).await.expect("an answer").is_some();
         (stats(&looking).await.depth(), dead, waiting, found)

@@ -86,7 +86,8 @@ async fn after_any_key_disappears_every_message_with_a_body_is_delivered_again_o
         let after = audit(&queue, true).await;
         assert!(after.is_clean(), "{vanished}: {after:?}");
         assert_eq!(drain_in_time(&queue, waiting.len()).await, waiting, "{vanished}");
-        let letters = queue.dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("a listing");
+        let letters =
+            queue.dead_letters(&DeadLetterFilter::default().page(None, 10)).await.expect("a listing");
         assert_eq!(letters.len(), 5, "{vanished}");
         if vanished == "failures" {
             assert!(

@@ -78,7 +78,10 @@ async fn use_connections_of_leases(server: &mut RedisServer, queue: &Arc<RedisQu
     close_idle(server, way).await;
     assert_eq!(queue.stats().await.map(|stats| stats.depth()), Ok(0), "{way}");
     close_idle(server, way).await;
-    assert_eq!(queue.dead_letters(&DeadLetterFilter::default(), None, 1).await.map(|page| page.len()), Ok(0));
+    assert_eq!(
+        queue.dead_letters(&DeadLetterFilter::default().page(None, 1)).await.map(|page| page.len()),
+        Ok(0)
+    );
     close_idle(server, way).await;
     assert_eq!(remove(queue, &names("msg", 0..1)).await, Ok(0), "{way}");
 }

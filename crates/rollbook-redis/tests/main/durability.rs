@@ -32,7 +32,7 @@ async fn assert_refused(queue: &RedisQueue, why: &str) {
         try_enqueue(queue, &names("msg", 0..1)).await.map(drop),
         queue.lease(request).await.map(drop),
         queue.stats().await.map(drop),
-        queue.dead_letters(&any, None, 1).await.map(drop),
+        queue.dead_letters(&any.page(None, 1)).await.map(drop),
         redriven(queue, &any, 1).await.map(drop),
         discarded(queue, &any, 1).await.map(drop),
     ];

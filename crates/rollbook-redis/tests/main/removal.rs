@@ -100,7 +100,7 @@ async fn a_shard_keeps_the_last_ten_thousand_records_of_discards() {
     assert_eq!((records("msg_1").await, records("msg_10000").await), (1, 1), "all pages are read");
     enqueue(&queue, &names("dead", 0..1)).await;
     settle_all(&queue, &lease(&queue, 1).await, &dead_letter()).await;
-    queue.discard(&DeadLetterFilter::default(), None, 10).await.expect("it is discarded");
+    queue.discard(&DeadLetterFilter::default().page(None, 10)).await.expect("it is discarded");
     assert_eq!(server.cli(&["xlen", &key(0, "discarded")]), DISCARDS_KEPT.to_string());
     assert_eq!((records("msg_1").await, records("msg_2").await, records("dead_00000").await), (0, 1, 1));
 }

@@ -105,7 +105,7 @@ async fn dead_letters_of_all_shards_are_listed_in_one_order_with_common_limits()
     let any = DeadLetterFilter::default();
     let (mut listed, mut after) = (Vec::new(), None);
     loop {
-        let page = queue.dead_letters(&any, after, 7).await.expect("a page");
+        let page = queue.dead_letters(&any.page(after, 7)).await.expect("a page");
         let Some(last) = page.last() else { break };
         after = Some(last.position);
         listed.extend(page);
@@ -118,7 +118,7 @@ async fn dead_letters_of_all_shards_are_listed_in_one_order_with_common_limits()
     assert_eq!(redriven(&queue, &any, 20).await, Ok(20));
     assert_eq!(drain(&queue).await, set(&listed_ids[..20]), "the oldest ones");
     assert_eq!(discarded(&queue, &any, 30).await, Ok(30));
-    let left = queue.dead_letters(&any, None, 100).await.expect("a page");
+    let left = queue.dead_letters(&any.page(None, 100)).await.expect("a page");
     let left: Vec<String> = left.into_iter().map(|letter| letter.id.to_string()).collect();
     assert_eq!(left, listed_ids[50..]);
 }

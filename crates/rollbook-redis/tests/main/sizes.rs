@@ -48,7 +48,8 @@ async fn leases_of_all_shards_together_stay_within_the_requested_bytes() {
         }
         let (mut after, mut pages) = (None, Vec::new());
         loop {
-            let page = queue.dead_letters(&DeadLetterFilter::default(), after, 500).await.expect("a page");
+            let page =
+                queue.dead_letters(&DeadLetterFilter::default().page(after, 500)).await.expect("a page");
             let Some(last) = page.last() else { break };
             after = Some(last.position);
             pages.push(page.len());
@@ -56,7 +57,8 @@ async fn leases_of_all_shards_together_stay_within_the_requested_bytes() {
         assert!(pages.iter().all(|count| *count <= PAGE_BYTES_MAX / MIB), "{pages:?}");
         assert_eq!(pages.iter().sum::<usize>(), COUNT);
         assert!(pages.len() <= COUNT / 4, "pages are well filled: {pages:?}");
-        let step = queue.count_dead_letters(&DeadLetterFilter::default(), None, 500).await.expect("a count");
+        let step =
+            queue.count_dead_letters(&DeadLetterFilter::default().page(None, 500)).await.expect("a count");
         assert_eq!((step.changed, step.next), (COUNT, None));
     }
 }

@@ -102,7 +102,7 @@ pub(crate) async fn redriven(
     filter: &DeadLetterFilter,
     limit: usize,
 ) -> Result<usize, QueueError> {
-    Ok(queue.redrive(filter, None, limit).await?.changed)
+    Ok(queue.redrive(&filter.page(None, limit)).await?.changed)
 }
 
 /// One step of discarding; returns the number of discarded messages.
@@ -111,7 +111,7 @@ pub(crate) async fn discarded(
     filter: &DeadLetterFilter,
     limit: usize,
 ) -> Result<usize, QueueError> {
-    Ok(queue.discard(filter, None, limit).await?.changed)
+    Ok(queue.discard(&filter.page(None, limit)).await?.changed)
 }
 
 /// Returns whether the lease has the body that [`delivery`] creates.

@@ -3,7 +3,7 @@
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Entity, Object, Times, data_of, id_and_times, iso, object, row, with};
+use super::{Entity, Object, Times, data_of, id_and_times, iso, object, payload, row, with};
 
 /// Invitation URL with a sign-in ticket. The ticket grants access, so it must not be in any row.
 const TICKET: &str =
@@ -116,7 +116,6 @@ impl Entity for Invitation {
 
     fn data(&self, templates: &super::Templates) -> Object {
         let changes = json!({
-            "id": self.id,
             "organization_id": self.organization_id,
             "inviter_id": self.inviter_id,
             "email_address": self.email_address,
@@ -126,11 +125,9 @@ impl Entity for Invitation {
             "public_metadata": self.public_metadata,
             "private_metadata": {},
             "expires_at": self.expires_at.as_millis(),
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
             "data": { "public_organization_data": { "id": self.organization_id, "name": "A copy" } },
         });
-        let mut data = with(&templates.access.invitation, changes);
+        let mut data = payload(&templates.access.invitation, &self.id, self.times, changes);
         if !self.has_organization_id {
             data.remove("organization_id");
         }
@@ -169,7 +166,6 @@ impl Entity for Domain {
             with(&templates.verification, changes)
         });
         let changes = json!({
-            "id": self.id,
             "organization_id": self.organization_id,
             "name": self.name,
             "enrollment_mode": self.enrollment_mode,
@@ -177,10 +173,8 @@ impl Entity for Domain {
             "verification": verification,
             "total_pending_invitations": self.pending,
             "total_pending_suggestions": 0,
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        with(&templates.domain, changes)
+        payload(&templates.domain, &self.id, self.times, changes)
     }
 
     fn columns(&self, data: Object) -> Object {
@@ -204,7 +198,6 @@ impl Entity for Session {
 
     fn data(&self, templates: &super::Templates) -> Object {
         let changes = json!({
-            "id": self.id,
             "user_id": self.user_id,
             "user": self.user,
             "client_id": self.client_id,
@@ -214,10 +207,8 @@ impl Entity for Session {
             "last_active_at": self.last_active_at.as_millis(),
             "expire_at": self.expire_at.as_millis(),
             "abandon_at": self.abandon_at.as_millis(),
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        with(&templates.access.session, changes)
+        payload(&templates.access.session, &self.id, self.times, changes)
     }
 
     fn columns(&self, data: Object) -> Object {
@@ -242,16 +233,13 @@ impl Entity for Role {
 
     fn data(&self, templates: &super::Templates) -> Object {
         let changes = json!({
-            "id": self.id,
             "name": self.name,
             "key": self.key,
             "description": self.description,
             "is_creator_eligible": self.is_creator_eligible,
             "permissions": self.permissions,
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        with(&templates.access.role, changes)
+        payload(&templates.access.role, &self.id, self.times, changes)
     }
 
     fn columns(&self, data: Object) -> Object {
@@ -273,15 +261,12 @@ impl Entity for Permission {
 
     fn data(&self, templates: &super::Templates) -> Object {
         let changes = json!({
-            "id": self.id,
             "name": self.name,
             "key": self.key,
             "description": self.description,
             "type": "custom",
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        with(&templates.access.permission, changes)
+        payload(&templates.access.permission, &self.id, self.times, changes)
     }
 
     fn columns(&self, data: Object) -> Object {
@@ -307,15 +292,12 @@ impl Entity for Entry {
             with(&templates.nested_invitation, changes)
         });
         let changes = json!({
-            "id": self.id,
             "email_address": self.email_address,
             "status": self.status,
             "is_locked": self.is_locked,
             "invitation": invitation,
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        with(&templates.entry, changes)
+        payload(&templates.entry, &self.id, self.times, changes)
     }
 
     fn columns(&self, mut data: Object) -> Object {

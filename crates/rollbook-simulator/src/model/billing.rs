@@ -3,7 +3,7 @@
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Entity, Object, Times, data_of, id_and_times, iso, object, row, with};
+use super::{Entity, Object, Times, data_of, id_and_times, iso, object, payload, row, with};
 
 /// Paying user or organization.
 #[derive(Clone)]
@@ -124,7 +124,6 @@ impl Entity for Subscription {
     fn data(&self, templates: &super::Templates) -> Object {
         let millis = |at: Option<Timestamp>| at.map(Timestamp::as_millis);
         let changes = json!({
-            "id": self.id,
             "status": self.status,
             "payer_id": self.payer.id,
             "payer": self.payer.data(&templates.billing),
@@ -135,10 +134,8 @@ impl Entity for Subscription {
             "canceled_at": millis(self.canceled_at),
             "ended_at": millis(self.ended_at),
             "items": self.items,
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        with(&templates.billing.subscription, changes)
+        payload(&templates.billing.subscription, &self.id, self.times, changes)
     }
 
     fn columns(&self, data: Object) -> Object {
@@ -173,7 +170,6 @@ impl Entity for Item {
             "currency": "USD",
         });
         let changes = json!({
-            "id": self.id,
             "subscription_id": self.subscription_id,
             "payer": self.payer.data(&templates.billing),
             "plan_id": self.plan.id,
@@ -184,10 +180,8 @@ impl Entity for Item {
             "period_start": self.period_start.as_millis(),
             "period_end": self.period_end.map(Timestamp::as_millis),
             "seats": { "quantity": self.seats },
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        with(&templates.billing.item, changes)
+        payload(&templates.billing.item, &self.id, self.times, changes)
     }
 
     fn columns(&self, data: Object) -> Object {
@@ -220,7 +214,6 @@ impl Entity for Attempt {
         let money = json!({ "amount": self.amount, "currency": "USD", "currency_symbol": "$" });
         let failed = self.failed_code.map(|code| json!({ "code": code, "decline_code": "do_not_honor" }));
         let changes = json!({
-            "id": self.id,
             "payment_id": self.payment_id,
             "statement_id": self.statement_id,
             "status": self.status,
@@ -234,10 +227,8 @@ impl Entity for Attempt {
             "billing_date": self.billing_date.as_millis(),
             "paid_at": self.paid_at.map(Timestamp::as_millis),
             "failed_at": self.failed_at.map(Timestamp::as_millis),
-            "created_at": self.times.created_at.as_millis(),
-            "updated_at": self.times.updated_at.as_millis(),
         });
-        let mut data = with(&templates.billing.payment, changes);
+        let mut data = payload(&templates.billing.payment, &self.id, self.times, changes);
         match &self.invoice_id {
             Some(id) => data.insert("invoice_id".into(), id.as_str().into()),
             None => data.remove("invoice_id"),

@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::{
-    BulkStep, DISCARDS_KEPT, DeadLetter, DeadLetterFilter, DeadLetterPosition, DeadLetterSums, Discard,
+    BulkStep, DISCARDS_KEPT, DeadLetter, DeadLetterPage, DeadLetterPosition, DeadLetterSums, Discard,
     QueueError, QueueStats, StorageSpace,
 };
 use rollbook_core::retry::{Failure, Reason};
@@ -14,6 +14,7 @@ use rollbook_core::time::Timestamp;
 use rusqlite::{Connection, Row, named_params};
 
 use super::{Counters, PageBytes, count, traceparent};
+use crate::select::select;
 
 /// Base of the `seq` of a redriven message; the number of the dead letter is added.
 const REDRIVEN_BASE: i64 = -(1 << 62);
@@ -70,8 +71,7 @@ const MATCHING: &str = "(:id IS NULL OR id = :id)
 fn query<T>(
     connection: &Connection,
     sql: &str,
-    filter: &DeadLetterFilter,
-    (after, limit): (Option<DeadLetterPosition>, usize),
+    DeadLetterPage { filter, after, limit }: &DeadLetterPage,
     mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<ControlFlow<T>>,
 ) -> rusqlite::Result<Option<T>> {
     let mut statement = connection.prepare_cached(sql)?;
@@ -81,7 +81,7 @@ fn query<T>(
         ":event_type": filter.event_type,
         ":reason": filter.reason,
         ":since": filter.since.map(Timestamp::as_millis),
-        ":limit": i64::try_from(limit).unwrap_or(i64::MAX),
+        ":limit": i64::try_from(*limit).unwrap_or(i64::MAX),
     })?;
     while let Some(row) = rows.next()? {
         if let ControlFlow::Break(end) = each(row)? {
@@ -92,30 +92,22 @@ fn query<T>(
 }
 
 /// Dead letters that match: a page, oldest first.
-pub(super) fn list(
-    connection: &Connection,
-    filter: &DeadLetterFilter,
-    after: Option<DeadLetterPosition>,
-    limit: usize,
-) -> rusqlite::Result<Vec<DeadLetter>> {
-    page(connection, filter, (after, limit), "seq > :after", "seq")
+pub(super) fn list(connection: &Connection, page: &DeadLetterPage) -> rusqlite::Result<Vec<DeadLetter>> {
+    read_page(connection, page, "seq > :after", "seq")
 }
 
 /// Dead letters that match: a page, newest first.
 pub(super) fn list_newest(
     connection: &Connection,
-    filter: &DeadLetterFilter,
-    before: Option<DeadLetterPosition>,
-    limit: usize,
+    page: &DeadLetterPage,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
-    let before = Some(before.unwrap_or(DeadLetterPosition(i64::MAX)));
-    page(connection, filter, (before, limit), "seq < :after", "seq DESC")
+    let before = page.after.unwrap_or(DeadLetterPosition(i64::MAX));
+    read_page(connection, &page.filter.page(Some(before), page.limit), "seq < :after", "seq DESC")
 }
 
-fn page(
+fn read_page(
     connection: &Connection,
-    filter: &DeadLetterFilter,
-    (from, limit): (Option<DeadLetterPosition>, usize),
+    page: &DeadLetterPage,
     window: &str,
     order: &str,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
@@ -123,10 +115,10 @@ fn page(
         "SELECT seq, CAST(id AS BLOB), received_at, died_at, attempts, reason, detail, event_type, body, traceparent
            FROM dead_letters WHERE {window} AND {MATCHING} ORDER BY {order} LIMIT :limit"
     );
-    let (mut letters, mut page) = (Vec::new(), PageBytes::default());
-    query(connection, &sql, filter, (from, limit), |row| {
+    let (mut letters, mut bytes) = (Vec::new(), PageBytes::default());
+    query(connection, &sql, page, |row| {
         let letter = read(row)?;
-        if !page.has_room_for(&letter.body) {
+        if !bytes.has_room_for(&letter.body) {
             return Ok(ControlFlow::Break(()));
         }
         letters.push(letter);
@@ -161,19 +153,14 @@ fn failure(row: &Row<'_>, column: usize) -> rusqlite::Result<Failure> {
 }
 
 /// One step of counting dead letters by reason and type. Reads no body.
-pub(super) fn sum(
-    connection: &Connection,
-    filter: &DeadLetterFilter,
-    after: Option<DeadLetterPosition>,
-    limit: usize,
-) -> rusqlite::Result<DeadLetterSums> {
-    let window = if filter.id.is_some() { "id = :id AND" } else { "" };
+pub(super) fn sum(connection: &Connection, page: &DeadLetterPage) -> rusqlite::Result<DeadLetterSums> {
+    let window = if page.filter.id.is_some() { "id = :id AND" } else { "" };
     let sql = format!(
         "SELECT seq, {MATCHING}, died_at, reason, '', event_type FROM dead_letters
           WHERE {window} seq > :after ORDER BY seq LIMIT :limit"
     );
     let (mut sums, mut last, mut count) = (DeadLetterSums::default(), None, 0);
-    query(connection, &sql, filter, (after, limit), |row| {
+    query(connection, &sql, page, |row| {
         let (seq, matches): (i64, Option<bool>) = (row.get(0)?, row.get(1)?);
         if matches == Some(true) {
             sums.add(&failure(row, 3)?, Timestamp::from_millis(row.get(2)?));
@@ -181,7 +168,7 @@ pub(super) fn sum(
         (last, count) = (Some(DeadLetterPosition(seq)), count + 1);
         Ok(ControlFlow::<()>::Continue(()))
     })?;
-    sums.next = last.filter(|_| count >= limit && filter.id.is_none());
+    sums.next = last.filter(|_| count >= page.limit && page.filter.id.is_none());
     Ok(sums)
 }
 
@@ -193,22 +180,17 @@ struct Step {
     next: Option<DeadLetterPosition>,
 }
 
-/// Looks at no more than `limit` dead letters, whether they match or not, and chooses no more than
+/// Looks at the dead letters of the page, whether they match or not, and chooses no more than
 /// `bytes_max` of bodies. Reads no body.
-fn step(
-    connection: &Connection,
-    filter: &DeadLetterFilter,
-    after: Option<DeadLetterPosition>,
-    (limit, bytes_max): (usize, usize),
-) -> rusqlite::Result<Step> {
+fn step(connection: &Connection, page: &DeadLetterPage, bytes_max: usize) -> rusqlite::Result<Step> {
     // One id is found by its index, wherever it stands.
-    let window = if filter.id.is_some() { "id = :id AND" } else { "" };
+    let window = if page.filter.id.is_some() { "id = :id AND" } else { "" };
     let sql = format!(
         "SELECT seq, {MATCHING}, length(body) FROM dead_letters WHERE {window} seq > :after ORDER BY seq LIMIT :limit"
     );
     let (mut chosen, mut looked_at, mut bytes) = (Vec::new(), None, 0_usize);
     let mut count = 0;
-    let is_cut = query(connection, &sql, filter, (after, limit), |row| {
+    let is_cut = query(connection, &sql, page, |row| {
         let (seq, matches, length): (i64, Option<bool>, usize) = (row.get(0)?, row.get(1)?, row.get(2)?);
         if matches == Some(true) {
             bytes = bytes.saturating_add(length);
@@ -220,28 +202,22 @@ fn step(
         (looked_at, count) = (Some(DeadLetterPosition(seq)), count + 1);
         Ok(ControlFlow::Continue(()))
     })?;
-    let is_full = is_cut.is_some() || (count >= limit && filter.id.is_none());
+    let is_full = is_cut.is_some() || (count >= page.limit && page.filter.id.is_none());
     Ok(Step { chosen, next: looked_at.filter(|_| is_full) })
 }
 
 /// One step of counting dead letters.
-pub(super) fn count_matching(
-    connection: &Connection,
-    filter: &DeadLetterFilter,
-    after: Option<DeadLetterPosition>,
-    limit: usize,
-) -> rusqlite::Result<BulkStep> {
-    let Step { chosen, next } = step(connection, filter, after, (limit, usize::MAX))?;
+pub(super) fn count_matching(connection: &Connection, page: &DeadLetterPage) -> rusqlite::Result<BulkStep> {
+    let Step { chosen, next } = step(connection, page, usize::MAX)?;
     Ok(BulkStep { changed: chosen.len(), next })
 }
 
 /// One step of moving dead letters back, as far as the queue has room.
 pub(super) fn redrive(
     connection: &Connection,
-    filter: &DeadLetterFilter,
-    after: Option<DeadLetterPosition>,
-    limit: usize,
-    (now, depth_max): (Timestamp, u64),
+    page: &DeadLetterPage,
+    now: Timestamp,
+    depth_max: u64,
 ) -> rusqlite::Result<Result<BulkStep, QueueError>> {
     let mut counters = Counters::read(connection)?;
     let room = usize::try_from(depth_max.saturating_sub(counters.depth)).unwrap_or(usize::MAX);
@@ -255,7 +231,7 @@ pub(super) fn redrive(
          SELECT seq, enqueued_at, NULL, 0, 0, received_at FROM messages WHERE seq = ?1 ON CONFLICT DO NOTHING",
     )?;
     let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
-    let Step { mut chosen, mut next } = step(connection, filter, after, (limit, STEP_BYTES_MAX))?;
+    let Step { mut chosen, mut next } = step(connection, page, STEP_BYTES_MAX)?;
     if chosen.len() > room {
         chosen.truncate(room);
         let Some(last) = chosen.last() else {
@@ -281,9 +257,7 @@ pub(super) fn redrive(
 /// One step of deleting dead letters for good.
 pub(super) fn discard(
     connection: &Connection,
-    filter: &DeadLetterFilter,
-    after: Option<DeadLetterPosition>,
-    limit: usize,
+    page: &DeadLetterPage,
     now: Timestamp,
 ) -> rusqlite::Result<BulkStep> {
     let mut counters = Counters::read(connection)?;
@@ -292,7 +266,7 @@ pub(super) fn discard(
          SELECT id, ?2, died_at, attempts, reason, detail, event_type FROM dead_letters WHERE seq = ?1",
     )?;
     let mut dead_letter = connection.prepare_cached("DELETE FROM dead_letters WHERE seq = ?1")?;
-    let Step { chosen, next } = step(connection, filter, after, (limit, STEP_BYTES_MAX))?;
+    let Step { chosen, next } = step(connection, page, STEP_BYTES_MAX)?;
     for seq in &chosen {
         record.execute((seq, now.as_millis()))?;
         dead_letter.execute((seq,))?;
@@ -306,16 +280,13 @@ pub(super) fn discard(
 
 /// Records of discards of this message, oldest first.
 pub(super) fn discards(connection: &Connection, id: &MessageId) -> rusqlite::Result<Vec<Discard>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT discarded_at, died_at, attempts, reason, detail, event_type FROM discarded WHERE id = ?1 ORDER BY seq",
-    )?;
-    let records = statement.query_map((id.as_str(),), |row| {
+    let sql = "SELECT discarded_at, died_at, attempts, reason, detail, event_type FROM discarded WHERE id = ?1 ORDER BY seq";
+    select(connection, sql, (id.as_str(),), |row| {
         Ok(Discard {
             discarded_at: Timestamp::from_millis(row.get(0)?),
             parked_at: Timestamp::from_millis(row.get(1)?),
             attempts: row.get(2)?,
             failure: failure(row, 3)?,
         })
-    })?;
-    records.collect()
+    })
 }

@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{Counters, SqliteQueue, count};
 use crate::fault::Fault;
+use crate::select::select;
 
 /// Rows in one step.
 const STEP: usize = 1_000;
@@ -22,14 +23,14 @@ const STEP: usize = 1_000;
 /// Check of one table, and the repair of a row.
 struct Check {
     /// Selects the next rows after `?1`, at most `?2`, each with whether it is wrong.
-    look: &'static str,
+    page: &'static str,
     /// Repairs the row `?1` if it is still wrong; `?2` is the current time.
     repair: &'static str,
 }
 
 /// Messages that nothing leads to. The repair makes them due now.
 const STRANDED: Check = Check {
-    look: "SELECT seq, NOT EXISTS (SELECT 1 FROM leases WHERE leases.seq = messages.seq)
+    page: "SELECT seq, NOT EXISTS (SELECT 1 FROM leases WHERE leases.seq = messages.seq)
              FROM messages WHERE seq > ?1 AND seq <= (SELECT leased_to FROM counters) ORDER BY seq LIMIT ?2",
     repair: "INSERT INTO leases (seq, due_at, token, attempts, unsettled, received_at)
              SELECT seq, ?2, NULL, 0, 0, received_at FROM messages
@@ -39,7 +40,7 @@ const STRANDED: Check = Check {
 
 /// Rows of `leases` without a message.
 const DANGLING: Check = Check {
-    look: "SELECT seq, NOT EXISTS (SELECT 1 FROM messages WHERE messages.seq = leases.seq)
+    page: "SELECT seq, NOT EXISTS (SELECT 1 FROM messages WHERE messages.seq = leases.seq)
              FROM leases WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     repair: "DELETE FROM leases WHERE seq = ?1 AND ?2 IS NOT NULL
                 AND NOT EXISTS (SELECT 1 FROM messages WHERE messages.seq = leases.seq)",
@@ -65,7 +66,7 @@ impl SqliteQueue {
     async fn check(&self, check: &'static Check, repair: bool) -> Result<u64, Fault> {
         let (mut after, mut wrong) = (i64::MIN, 0);
         loop {
-            let rows = self.reads.read(move |connection| look(connection, check, after)).await?;
+            let rows = self.reads.read(move |connection| page(connection, check, after)).await?;
             let Some((last, _)) = rows.last() else { return Ok(wrong) };
             after = *last;
             let damaged: Vec<i64> =
@@ -83,10 +84,8 @@ impl SqliteQueue {
     }
 }
 
-fn look(connection: &Connection, check: &Check, after: i64) -> rusqlite::Result<Vec<(i64, bool)>> {
-    let mut statement = connection.prepare_cached(check.look)?;
-    let rows = statement.query_map((after, STEP), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect()
+fn page(connection: &Connection, check: &Check, after: i64) -> rusqlite::Result<Vec<(i64, bool)>> {
+    select(connection, check.page, (after, STEP), |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// Facts of the tables, and the counters in the same state of the file.

@@ -26,9 +26,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Audit, BulkStep, Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, DeadLetterSums, Discard,
-    Durability, Enqueued, Lease, LeaseRequest, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer,
-    QueueAdmin, QueueError, QueueStats, QueuedMessage, Settled, Settlement, StorageSpace,
+    Audit, BulkStep, Consumer, DeadLetter, DeadLetterPage, DeadLetterSums, Discard, Durability, Enqueued,
+    Lease, LeaseRequest, MessagesCursor, MessagesPage, PAGE_BYTES_MAX, Producer, QueueAdmin, QueueError,
+    QueueStats, QueuedMessage, Settled, Settlement, StorageSpace,
 };
 use rollbook_core::rehearsal;
 use rollbook_core::time::Clock;
@@ -195,35 +195,19 @@ impl QueueAdmin for SqliteQueue {
         Ok(self.reads.read(move |_| Ok(admin::space(&folder))).await?)
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        let filter = filter.clone();
-        Ok(self.reads.read(move |connection| admin::list(connection, &filter, after, limit)).await?)
+    async fn dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
+        let page = page.clone();
+        Ok(self.reads.read(move |connection| admin::list(connection, &page)).await?)
     }
 
-    async fn newest_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        before: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        let filter = filter.clone();
-        let page = move |connection: &Connection| admin::list_newest(connection, &filter, before, limit);
-        Ok(self.reads.read(page).await?)
+    async fn newest_dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
+        let page = page.clone();
+        Ok(self.reads.read(move |connection| admin::list_newest(connection, &page)).await?)
     }
 
-    async fn sum_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<DeadLetterSums, QueueError> {
-        let filter = filter.clone();
-        Ok(self.reads.read(move |connection| admin::sum(connection, &filter, after, limit)).await?)
+    async fn sum_dead_letters(&self, page: &DeadLetterPage) -> Result<DeadLetterSums, QueueError> {
+        let page = page.clone();
+        Ok(self.reads.read(move |connection| admin::sum(connection, &page)).await?)
     }
 
     async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError> {
@@ -231,43 +215,22 @@ impl QueueAdmin for SqliteQueue {
         Ok(self.reads.read(move |connection| admin::discards(connection, &id)).await?)
     }
 
-    async fn redrive(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let (filter, now, depth_max) = (filter.clone(), self.clock.now(), self.settings.depth_max);
-        let moved = self
-            .database
-            .run(move |connection| admin::redrive(connection, &filter, after, limit, (now, depth_max)))
-            .await??;
+    async fn redrive(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        let (page, now, depth_max) = (page.clone(), self.clock.now(), self.settings.depth_max);
+        let moved = move |connection: &Connection| admin::redrive(connection, &page, now, depth_max);
+        let moved = self.database.run(moved).await??;
         self.due.notify_waiters();
         Ok(moved)
     }
 
-    async fn discard(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let (filter, now) = (filter.clone(), self.clock.now());
-        let discarded = move |connection: &Connection| admin::discard(connection, &filter, after, limit, now);
-        Ok(self.database.run(discarded).await?)
+    async fn discard(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        let (page, now) = (page.clone(), self.clock.now());
+        Ok(self.database.run(move |connection| admin::discard(connection, &page, now)).await?)
     }
 
-    async fn count_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let filter = filter.clone();
-        Ok(self
-            .reads
-            .read(move |connection| admin::count_matching(connection, &filter, after, limit))
-            .await?)
+    async fn count_dead_letters(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        let page = page.clone();
+        Ok(self.reads.read(move |connection| admin::count_matching(connection, &page)).await?)
     }
 
     async fn messages(

@@ -107,7 +107,7 @@ impl Counting {
             "redriven" | "redriven and delayed" | "redriven by an earlier build" => {
                 self.dead(count);
                 let all = DeadLetterFilter::default();
-                let step = admin::redrive(&self.connection, &all, None, count, (self.now, u64::MAX));
+                let step = admin::redrive(&self.connection, &all.page(None, count), self.now, u64::MAX);
                 assert_eq!(step.expect("a redrive").expect("room").changed, count);
                 if state == "redriven and delayed" {
                     self.settle(count, &again(DUE_WITHIN));
@@ -229,16 +229,16 @@ fn the_work_of_a_bulk_step_does_not_grow_with_the_dead_letters_whether_they_matc
             (few, many)
         };
         let counted = steps_of(&|queue| {
-            admin::count_matching(&queue.connection, filter, None, 50).expect("a count");
+            admin::count_matching(&queue.connection, &filter.page(None, 50)).expect("a count");
         });
         assert_same("dead", "counting", counted);
         let redriven = steps_of(&|queue| {
-            let step = admin::redrive(&queue.connection, filter, None, 50, (queue.now, u64::MAX));
+            let step = admin::redrive(&queue.connection, &filter.page(None, 50), queue.now, u64::MAX);
             step.expect("a redrive").expect("room");
         });
         assert_same("dead", "a redrive", redriven);
         let discarded = steps_of(&|queue| {
-            admin::discard(&queue.connection, filter, None, 50, queue.now).expect("a discard");
+            admin::discard(&queue.connection, &filter.page(None, 50), queue.now).expect("a discard");
         });
         assert_same("dead", "a discard", discarded);
     }
@@ -264,6 +264,7 @@ fn the_last_ten_thousand_records_of_discards_are_kept() {
     queue.connection.execute_batch(&fill).expect("records");
     let records = |id: &str| admin::discards(&queue.connection, &MessageId::new(id)).expect("records").len();
     assert_eq!((records("msg_1"), records("msg_10000")), (1, 1));
-    admin::discard(&queue.connection, &DeadLetterFilter::default(), None, 10, queue.now).expect("a discard");
+    let all = DeadLetterFilter::default();
+    admin::discard(&queue.connection, &all.page(None, 10), queue.now).expect("a discard");
     assert_eq!((records("msg_1"), records("msg_2"), records("msg_dead_0")), (0, 1, 1));
 }

@@ -13,6 +13,7 @@ use rusqlite::{Connection, Params};
 use super::SqliteStore;
 use super::pending::as_limit;
 use super::read::view_at;
+use crate::select::select;
 
 /// Condition of a row that is current.
 const CURRENT: &str = "deleted_at IS NULL AND data IS NOT NULL";
@@ -76,20 +77,19 @@ fn members_sql(of: MembersOf<'_>) -> String {
     )
 }
 
-fn select(
+fn rows_of(
     connection: &Connection,
     resource: &'static Resource,
     sql: &str,
     values: impl Params,
 ) -> rusqlite::Result<Vec<RowView>> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(values, |row| view_at(resource, row, 0))?;
-    rows.filter_map(Result::transpose).collect()
+    let rows = select(connection, sql, values, |row| view_at(resource, row, 0))?;
+    Ok(rows.into_iter().flatten().collect())
 }
 
 fn context(connection: &Connection, user: &str, organization: Option<&str>) -> rusqlite::Result<ContextRows> {
     let first = |resource, sql: &str, values: &[&str]| {
-        let rows = select(connection, resource, sql, rusqlite::params_from_iter(values))?;
+        let rows = rows_of(connection, resource, sql, rusqlite::params_from_iter(values))?;
         Ok::<_, rusqlite::Error>(rows.into_iter().next())
     };
     let payer = organization.unwrap_or(user);
@@ -97,7 +97,7 @@ fn context(connection: &Connection, user: &str, organization: Option<&str>) -> r
     let mut rows = ContextRows {
         user: first(&USERS, &one_sql(&USERS), &[user])?,
         subscription: first(&SUBSCRIPTIONS, &subscription_sql(is_organization), &[payer])?,
-        items: select(
+        items: rows_of(
             connection,
             &SUBSCRIPTION_ITEMS,
             &items_sql(is_organization),
@@ -119,13 +119,13 @@ fn members(
     limit: usize,
 ) -> rusqlite::Result<Vec<Member>> {
     let width = columns(&ORGANIZATION_MEMBERSHIPS).count();
-    let mut statement = connection.prepare_cached(&members_sql(of))?;
-    let rows = statement.query_map((of.id(), after, as_limit(limit)), |row| {
+    let values = (of.id(), after, as_limit(limit));
+    let members = select(connection, &members_sql(of), values, |row| {
         let membership = view_at(&ORGANIZATION_MEMBERSHIPS, row, 0)?;
         let other = view_at(of.other(), row, width)?;
         Ok(membership.map(|membership| Member { membership, other }))
     })?;
-    rows.filter_map(Result::transpose).collect()
+    Ok(members.into_iter().flatten().collect())
 }
 
 #[async_trait]

@@ -21,7 +21,7 @@ use crate::fault::{LedgerChanged, LedgerSkipped};
 pub(super) fn apply(
     tables: &Tables<'_>,
     changes: &[Change],
-    keeping: RetentionChoices,
+    retention: RetentionChoices,
 ) -> rusqlite::Result<Vec<Applied>> {
     let mut outcomes = vec![Applied::Ignored; changes.len()];
     let mut merged = Vec::new();
@@ -38,7 +38,7 @@ pub(super) fn apply(
             })
             .unzip();
         if !assertions.is_empty() {
-            let part = tables.merge(resource, &assertions, keeping)?;
+            let part = tables.merge(resource, &assertions, retention)?;
             for (position, outcome) in positions.into_iter().zip(&part.result.outcomes) {
                 outcomes[position] = *outcome;
             }
@@ -46,7 +46,7 @@ pub(super) fn apply(
         }
     }
     merged.iter().try_for_each(|part| tables.relate(part, Pass::Repair))?;
-    let has_triggers = keeping.ledger && write_ledger(tables, changes, &outcomes)?;
+    let has_triggers = retention.ledger && write_ledger(tables, changes, &outcomes)?;
     if has_triggers || tables.cascading.has_repaired() {
         merged.iter().try_for_each(|part| tables.relate(part, Pass::Check))?;
     }
@@ -89,7 +89,7 @@ impl Tables<'_> {
         &self,
         resource: &'static Resource,
         assertions: &[(&'a SubjectChange, &str)],
-        keeping: RetentionChoices,
+        retention: RetentionChoices,
     ) -> rusqlite::Result<Merged<'a>> {
         let mut stored = HashMap::with_capacity(assertions.len());
         let mut known = self.connection.prepare_cached(&self.statements.of(resource).stored)?;
@@ -102,7 +102,7 @@ impl Tables<'_> {
         }
         let changes: Vec<&SubjectChange> =
             assertions.iter().map(|(subject_change, _)| *subject_change).collect();
-        let result = merge::fold(&changes, keeping.deleted_rows, |id| stored.get(id).copied());
+        let result = merge::fold(&changes, retention.deleted_rows, |id| stored.get(id).copied());
         let mut writer = Writer::new(self, resource)?;
         for winner in &result.winners {
             let SubjectUpdate { last, content, state, .. } = *winner;

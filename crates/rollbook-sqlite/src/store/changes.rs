@@ -146,7 +146,7 @@ impl Changes for SqliteStore {
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, ChangesError> {
         let asked = query.clone();
         let read =
-            self.looks().await.map_err(StoreError::from)?.read(move |connection| page(connection, &asked));
+            self.scans().await.map_err(StoreError::from)?.read(move |connection| page(connection, &asked));
         let (state, lines) = read.await.map_err(StoreError::from)?;
         state.check(query.after)?;
         Ok(ChangesPage::new(lines, query, &state))
@@ -160,7 +160,7 @@ impl Changes for SqliteStore {
     }
 
     async fn position_before(&self, at: Timestamp) -> Result<Position, StoreError> {
-        Ok(self.looks().await?.read(move |connection| before(connection, at)).await?)
+        Ok(self.scans().await?.read(move |connection| before(connection, at)).await?)
     }
 
     async fn wait_for_change(&self, after: Position, timeout: Duration) -> Result<bool, StoreError> {
@@ -168,7 +168,7 @@ impl Changes for SqliteStore {
         let mut written = self.written.subscribe();
         loop {
             written.mark_unchanged();
-            if self.looks().await?.read(state).await?.last > after {
+            if self.scans().await?.read(state).await?.last > after {
                 return Ok(true);
             }
             let now = Instant::now();
@@ -214,9 +214,9 @@ mod tests {
         assert_eq!(store.count_held(None).await.map(|counts| counts.len()), Ok(0));
         store.ping().await.expect("it answers");
         assert!(store.rehearse().await.expect("it takes what a worker writes"));
-        assert!(store.looks.get().is_none(), "only a reader of many rows needs the second one");
+        assert!(store.scans.get().is_none(), "only a reader of many rows needs the second one");
         store.position_before(Timestamp::from_millis(0)).await.expect("a position");
-        assert!(store.looks.get().is_some(), "the test sees it");
+        assert!(store.scans.get().is_some(), "the test sees it");
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use rollbook_core::store::cascades::{Entry, TAKEN_FOR};
 use rollbook_core::store::{ErasedCounts, ErasureProgress, PendingWork, StoreError};
 use rollbook_core::table_layout::ERASED_BY;
 use rollbook_core::time::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 use serde_json::json;
 
 use super::SqliteStore;
@@ -138,14 +138,14 @@ impl SqliteStore {
             }
             Ok((own, left))
         };
-        Ok(self.looks().await?.read(read).await?)
+        Ok(self.scans().await?.read(read).await?)
     }
 
     /// Returns the number of the subjects and their child rows.
     async fn belonging(&self, subjects: &[Subject]) -> Result<u64, StoreError> {
         let (statements, subjects) = (Arc::clone(&self.statements), subjects.to_vec());
         let read = move |connection: &Connection| belonging(connection, &statements, &subjects);
-        Ok(self.looks().await?.read(read).await?)
+        Ok(self.scans().await?.read(read).await?)
     }
 }
 
@@ -212,5 +212,5 @@ fn belonging(
     }
     let sql = format!("SELECT count(*) FROM ({})", parts.join(" UNION "));
     let all = serde_json::Value::from(all).to_string();
-    Ok(connection.prepare(&sql)?.query_row((all,), |row| row.get(0)).optional()?.unwrap_or_default())
+    connection.prepare(&sql)?.query_row((all,), |row| row.get(0))
 }

@@ -248,7 +248,7 @@ impl Forwards for SqliteStore {
             let sql = format!("{FORWARD} ORDER BY name");
             connection.prepare_cached(&sql)?.query_map((&now,), forward)?.collect()
         };
-        Ok(self.looks().await?.read(list).await?)
+        Ok(self.scans().await?.read(list).await?)
     }
 
     async fn forward_changes(
@@ -269,7 +269,7 @@ impl Forwards for SqliteStore {
             let limit = as_limit(limit.min(FORWARD_CHANGES_MAX));
             statement.query_map((&name, state.as_str(), bound(after), limit), change)?.collect()
         };
-        Ok(self.looks().await?.read(list).await?)
+        Ok(self.scans().await?.read(list).await?)
     }
 
     async fn move_forward(&self, name: &str, to: ForwardMove) -> Result<bool, StoreError> {

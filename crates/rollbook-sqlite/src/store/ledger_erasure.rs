@@ -13,6 +13,7 @@ use super::SqliteStore;
 use super::pending::as_limit;
 use super::steps::Turn;
 use super::tables::Tables;
+use crate::select::select;
 
 /// Maximum entries that one scan returns.
 const LINES_MAX: usize = 10_000;
@@ -46,11 +47,10 @@ impl SqliteStore {
             let Some((_, dependents)) = statements.dependents(entry.resource, true).nth(number) else {
                 return Ok(Vec::new());
             };
-            let mut statement = connection.prepare_cached(&dependents.ids)?;
-            let found = statement.query_map((&entry.id, &from, as_limit(FOUND_MAX)), |row| row.get(0))?;
-            found.collect()
+            let values = (&entry.id, &from, as_limit(FOUND_MAX));
+            select(connection, &dependents.ids, values, |row| row.get(0))
         };
-        Ok(self.looks().await?.read(read).await?)
+        Ok(self.scans().await?.read(read).await?)
     }
 
     async fn forget_ids(
@@ -68,7 +68,7 @@ impl SqliteStore {
         loop {
             let (subjects, from) = (Arc::clone(&ids), after.clone());
             let found =
-                self.looks().await?.read(move |connection| about(connection, &subjects, &from)).await?;
+                self.scans().await?.read(move |connection| about(connection, &subjects, &from)).await?;
             let Some(last) = found.last() else { return Ok(()) };
             after.clone_from(last);
             let mut open = vec![found];
@@ -114,12 +114,9 @@ impl SqliteStore {
 
 /// Selects entries about these subjects (a JSON array) after a `svix-id`, in the order of the table.
 fn about(connection: &Connection, subjects: &str, from: &str) -> rusqlite::Result<Vec<String>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT svix_id FROM deliveries
-         WHERE svix_id > ?2 AND +subject_id IN (SELECT value FROM json_each(?1)) ORDER BY svix_id LIMIT ?3",
-    )?;
-    let found = statement.query_map((subjects, from, as_limit(LINES_MAX)), |row| row.get(0))?;
-    found.collect()
+    let sql = "SELECT svix_id FROM deliveries
+               WHERE svix_id > ?2 AND +subject_id IN (SELECT value FROM json_each(?1)) ORDER BY svix_id LIMIT ?3";
+    select(connection, sql, (subjects, from, as_limit(LINES_MAX)), |row| row.get(0))
 }
 
 /// Removes these entries (a JSON array). Returns how many were removed, and how many remain with an example.

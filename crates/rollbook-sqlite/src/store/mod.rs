@@ -61,10 +61,10 @@ pub struct SqliteStore {
     path: PathBuf,
     database: Database,
     /// Reading connection for scans of many rows.
-    looks: OnceCell<Database>,
+    scans: OnceCell<Database>,
     clock: Arc<dyn Clock>,
     statements: Arc<sql::Statements>,
-    keeping: RetentionChoices,
+    retention: RetentionChoices,
     sweep: Mutex<Sweep>,
     ledger_sweep: Mutex<LedgerSweep>,
     /// Pace of steps that write rows.
@@ -90,10 +90,10 @@ impl SqliteStore {
         Ok(Self {
             path: path.to_owned(),
             database,
-            looks: OnceCell::new(),
+            scans: OnceCell::new(),
             clock,
             statements,
-            keeping: RetentionChoices::default(),
+            retention: RetentionChoices::default(),
             sweep: Mutex::default(),
             ledger_sweep: Mutex::default(),
             pace: Pace::new(steps::STEP_TIME),
@@ -105,8 +105,8 @@ impl SqliteStore {
 
     /// Sets the retention of the store.
     #[must_use]
-    pub fn keeping(self, keeping: RetentionChoices) -> Self {
-        Self { keeping, ..self }
+    pub fn with_retention(self, retention: RetentionChoices) -> Self {
+        Self { retention, ..self }
     }
 
     /// Runs work on the tables in one transaction. `now` is its current time.
@@ -159,12 +159,12 @@ impl SqliteStore {
     }
 
     /// Returns the connection for scans, which is opened when it is first needed.
-    async fn looks(&self) -> Result<&Database, Fault> {
+    async fn scans(&self) -> Result<&Database, Fault> {
         let open = async || {
             let connection = connection::open_reader(&self.path)?;
             Database::new(connection, Some(Guard::new(Schema::Store)))
         };
-        self.looks.get_or_try_init(open).await
+        self.scans.get_or_try_init(open).await
     }
 }
 
@@ -176,8 +176,8 @@ impl Store for SqliteStore {
         }
         // A copy: the thread may still work when the caller was cancelled.
         let changes: Arc<[Change]> = changes.into();
-        let keeping = self.keeping;
-        let applied = self.change_around_children(move |tables| apply::apply(tables, &changes, keeping));
+        let retention = self.retention;
+        let applied = self.change_around_children(move |tables| apply::apply(tables, &changes, retention));
         applied.await.map_err(Fault::of_batch)
     }
 
@@ -214,12 +214,12 @@ impl Store for SqliteStore {
     }
 
     async fn rehearse(&self) -> Result<bool, StoreError> {
-        let (now, keeping) = (self.clock.now(), self.keeping);
+        let (now, retention) = (self.clock.now(), self.retention);
         let never = Timestamp::from_millis(0);
         self.change(now, move |tables| {
             rolled_back(tables.connection, || {
                 for batch in rehearsal::batches(now) {
-                    apply::apply(tables, &batch, keeping)?;
+                    apply::apply(tables, &batch, retention)?;
                 }
                 let left = Entry::new(&USERS, "nobody".to_owned(), PendingWork::Children);
                 let noted = pending::note(tables.connection, &left, now, now)?;

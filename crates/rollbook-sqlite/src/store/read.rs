@@ -9,7 +9,9 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::{Map, Value};
 
+use super::pending::as_limit;
 use super::sql::{self, Statements};
+use crate::select::select;
 
 /// Reads one row.
 pub(super) fn get(
@@ -30,10 +32,8 @@ pub(super) fn rows(
     after: &str,
     limit: usize,
 ) -> rusqlite::Result<Vec<RowView>> {
-    let mut statement = connection.prepare_cached(&statements.of(resource).rows)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = statement.query_map((after, limit), |row| view(resource, row))?;
-    rows.collect()
+    let sql = &statements.of(resource).rows;
+    select(connection, sql, (after, as_limit(limit)), |row| view(resource, row))
 }
 
 fn view(resource: &'static Resource, row: &Row<'_>) -> rusqlite::Result<RowView> {
@@ -90,10 +90,7 @@ pub(super) fn rows_where(
     limit: usize,
 ) -> rusqlite::Result<Vec<RowView>> {
     let Some(sql) = sql::rows_where(resource, column) else { return Ok(Vec::new()) };
-    let mut statement = connection.prepare_cached(&sql)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = statement.query_map((value, limit), |row| view(resource, row))?;
-    rows.collect()
+    select(connection, &sql, (value, as_limit(limit)), |row| view(resource, row))
 }
 
 const ENTRY: &str = "SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts FROM deliveries";
@@ -122,10 +119,7 @@ pub(super) fn deliveries(
     subject_id: &str,
     limit: usize,
 ) -> rusqlite::Result<Vec<LedgerEntry>> {
-    let mut statement = connection.prepare_cached(LATEST)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut entries: Vec<LedgerEntry> =
-        statement.query_map((subject_id, limit), entry)?.collect::<rusqlite::Result<_>>()?;
+    let mut entries = select(connection, LATEST, (subject_id, as_limit(limit)), entry)?;
     entries.reverse();
     Ok(entries)
 }

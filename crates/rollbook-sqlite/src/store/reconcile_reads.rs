@@ -7,27 +7,18 @@ use rollbook_core::store::{Freshness, Head, Held, HeldCount, HeldKey, HeldState,
 use rollbook_core::table_layout::STATE_COLUMNS;
 use rollbook_core::time::Timestamp;
 use rusqlite::types::Type;
-use rusqlite::{Connection, Params, Row};
+use rusqlite::{Connection, Row};
 use serde_json::json;
 
 use super::pending::as_limit;
 use super::sql::named;
 use super::tables::read_stored;
+use crate::select::select;
 
 /// Text before every time.
 const FIRST: &str = "";
 /// Text after every time.
 const LAST: &str = "~";
-
-/// Runs a SELECT.
-fn select<T>(
-    connection: &Connection,
-    sql: &str,
-    values: impl Params,
-    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<Vec<T>> {
-    connection.prepare_cached(sql)?.query_map(values, read)?.collect()
-}
 
 /// Returns the bound of a range of times as text.
 fn bound(at: Timestamp) -> String {

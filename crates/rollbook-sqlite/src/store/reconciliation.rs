@@ -20,11 +20,11 @@ use super::reset::reset;
 
 impl SqliteStore {
     /// Reads on the connection for scans.
-    async fn look<T: Send + 'static>(
+    async fn scan<T: Send + 'static>(
         &self,
         read: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        Ok(self.looks().await?.read(read).await?)
+        Ok(self.scans().await?.read(read).await?)
     }
 }
 
@@ -36,7 +36,7 @@ fn owned(ids: &[&str]) -> Vec<String> {
 impl Reconciliation for SqliteStore {
     async fn heads(&self, resource: &'static Resource, ids: &[&str]) -> Result<Vec<Head>, StoreError> {
         let ids = owned(ids);
-        self.look(move |connection| reads::heads(connection, resource, &ids)).await
+        self.scan(move |connection| reads::heads(connection, resource, &ids)).await
     }
 
     async fn contents(
@@ -45,7 +45,7 @@ impl Reconciliation for SqliteStore {
         ids: &[&str],
     ) -> Result<Vec<(String, String)>, StoreError> {
         let ids = owned(ids);
-        self.look(move |connection| reads::contents(connection, resource, &ids)).await
+        self.scan(move |connection| reads::contents(connection, resource, &ids)).await
     }
 
     async fn living(
@@ -57,7 +57,7 @@ impl Reconciliation for SqliteStore {
         limit: usize,
     ) -> Result<Vec<Living>, StoreError> {
         let after = after.cloned();
-        self.look(move |connection| {
+        self.scan(move |connection| {
             reads::living(connection, resource, window, untouched_since, after.as_ref(), limit)
         })
         .await
@@ -71,12 +71,12 @@ impl Reconciliation for SqliteStore {
         limit: usize,
     ) -> Result<Vec<Lookup>, StoreError> {
         let after = after.unwrap_or_default().to_owned();
-        self.look(move |connection| reads::undated(connection, resource, untouched_since, &after, limit))
+        self.scan(move |connection| reads::undated(connection, resource, untouched_since, &after, limit))
             .await
     }
 
     async fn count_living(&self, resource: &'static Resource) -> Result<u64, StoreError> {
-        self.look(move |connection| reads::count_living(connection, resource)).await
+        self.scan(move |connection| reads::count_living(connection, resource)).await
     }
 
     async fn count_children(
@@ -88,7 +88,7 @@ impl Reconciliation for SqliteStore {
     ) -> Result<u64, StoreError> {
         let Some(link) = child.link_to(parent) else { return Ok(0) };
         let ids = owned(ids);
-        self.look(move |connection| reads::count_children(connection, child, link, &ids, limit)).await
+        self.scan(move |connection| reads::count_children(connection, child, link, &ids, limit)).await
     }
 
     async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError> {
@@ -128,7 +128,7 @@ impl Reconciliation for SqliteStore {
 
     async fn run(&self, id: &str) -> Result<Option<Run>, StoreError> {
         let id = id.to_owned();
-        self.look(move |connection| reads::run(connection, &id)).await
+        self.scan(move |connection| reads::run(connection, &id)).await
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<Run>, StoreError> {
@@ -160,7 +160,7 @@ impl Reconciliation for SqliteStore {
         limit: usize,
     ) -> Result<Vec<Held>, StoreError> {
         let (run, after) = (run.to_owned(), after.cloned());
-        self.look(move |connection| reads::held(connection, &run, state, after.as_ref(), limit)).await
+        self.scan(move |connection| reads::held(connection, &run, state, after.as_ref(), limit)).await
     }
 
     async fn count_held(&self, run: Option<&str>) -> Result<Vec<HeldCount>, StoreError> {
@@ -170,7 +170,7 @@ impl Reconciliation for SqliteStore {
             return Ok(Vec::new());
         }
         let run = run.map(str::to_owned);
-        self.look(move |connection| reads::count_held(connection, run.as_deref())).await
+        self.scan(move |connection| reads::count_held(connection, run.as_deref())).await
     }
 
     async fn settle_held(&self, run: &str, keys: &[HeldKey], state: HeldState) -> Result<(), StoreError> {
@@ -201,7 +201,7 @@ impl Reconciliation for SqliteStore {
     }
 
     async fn freshness(&self) -> Result<Vec<Freshness>, StoreError> {
-        self.look(reads::freshness).await
+        self.scan(reads::freshness).await
     }
 
     async fn reset(

@@ -22,6 +22,7 @@ use super::pending;
 use super::sql::Statements;
 use super::tables::Tables;
 use crate::fault::{Fault, Undone};
+use crate::select::select;
 
 /// Maximum intended duration of a step: deliveries wait for it.
 pub(super) const STEP_TIME: Duration = Duration::from_millis(200);
@@ -204,9 +205,9 @@ impl SqliteStore {
         loop {
             let statements = std::sync::Arc::clone(&self.statements);
             let of = entry.clone();
-            let looked =
-                self.looks().await?.read(move |connection| look(connection, &statements, &of)).await?;
-            let Some((now, found)) = looked else { return Ok(Ended::Gone) };
+            let searched =
+                self.scans().await?.read(move |connection| search(connection, &statements, &of)).await?;
+            let Some((now, found)) = searched else { return Ok(Ended::Gone) };
             if std::mem::take(&mut is_first) {
                 // However long the search took, at least one step follows.
                 turn.renew(Instant::now());
@@ -293,7 +294,7 @@ fn split(
 
 /// Returns an entry as it is now, and the child rows of its parent that do not show its state, without those that have an
 /// entry of their own; `None` if the entry is gone.
-fn look(
+fn search(
     connection: &Connection,
     statements: &Statements,
     of: &Entry,
@@ -302,9 +303,8 @@ fn look(
     let mut found = Found::new();
     let mut room = FOUND_MAX;
     for (resource, dependents) in statements.dependents(entry.resource, entry.survivors) {
-        let mut statement = connection.prepare_cached(&dependents.wrong)?;
-        let ids = statement.query_map((&entry.id, pending::as_limit(room)), |row| row.get(0))?;
-        let ids = ids.collect::<rusqlite::Result<Vec<String>>>()?;
+        let values = (&entry.id, pending::as_limit(room));
+        let ids: Vec<String> = select(connection, &dependents.wrong, values, |row| row.get(0))?;
         room -= ids.len();
         if !ids.is_empty() {
             found.push((resource, ids));

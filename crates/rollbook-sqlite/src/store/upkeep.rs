@@ -11,6 +11,7 @@ use super::pending::as_limit;
 use super::sql::Statements;
 use super::tables::Tables;
 use crate::fault::Undone;
+use crate::select::select;
 
 /// Returns the oldest ledger entries before a time, as `applied_at` and `svix-id`, from this `applied_at`,
 /// without those in a JSON array.
@@ -20,13 +21,11 @@ pub(super) fn old_entries(
     (from, except): (&str, &str),
     limit: usize,
 ) -> rusqlite::Result<Vec<(String, String)>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT applied_at, svix_id FROM deliveries
-         WHERE applied_at < ?1 AND applied_at >= ?2 AND svix_id NOT IN (SELECT value FROM json_each(?3))
-         ORDER BY applied_at LIMIT ?4",
-    )?;
+    let sql = "SELECT applied_at, svix_id FROM deliveries
+               WHERE applied_at < ?1 AND applied_at >= ?2 AND svix_id NOT IN (SELECT value FROM json_each(?3))
+               ORDER BY applied_at LIMIT ?4";
     let values = (before.to_string(), from, except, as_limit(limit));
-    statement.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    select(connection, sql, values, |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// A row that was deleted by itself.
@@ -43,17 +42,15 @@ pub(super) fn deleted(
     (from, before): (&Cursor, Timestamp),
     limit: usize,
 ) -> rusqlite::Result<Vec<Deleted>> {
-    let mut statement = connection.prepare_cached(&statements.of(resource).deleted)?;
     let values = (from.moment(), before.to_string(), &from.id, as_limit(limit));
-    let rows = statement.query_map(values, |row| {
+    select(connection, &statements.of(resource).deleted, values, |row| {
         let exact: String = row.get(1)?;
         let deleted_at = Timestamp::parse(&exact).unwrap_or(from.deleted_at);
         Ok(Deleted {
             cursor: Cursor { deleted_at, exact: Some(exact), id: row.get(0)? },
             is_erased: row.get(2)?,
         })
-    })?;
-    rows.collect()
+    })
 }
 
 /// Erases the content of rows, and that of their child rows as far as there is room. Returns how many of the

@@ -92,7 +92,7 @@ impl Damaged {
         self.enqueue("later", 1).await;
         assert_eq!(self.lease(100).await.len(), 1, "and what comes later too");
         let all = DeadLetterFilter::default();
-        assert_eq!(self.queue.redrive(&all, None, 10).await.expect("a redrive").changed, 2);
+        assert_eq!(self.queue.redrive(&all.page(None, 10)).await.expect("a redrive").changed, 2);
         assert_eq!(self.lease(100).await.len(), 2);
     }
 }

@@ -86,7 +86,7 @@ async fn pages_of_messages_and_dead_letters_are_bounded_in_bytes_and_show_all() 
     assert_eq!(seen, 40);
     let (mut seen, mut after) = (0, None);
     loop {
-        let page = queue.dead_letters(&DeadLetterFilter::default(), after, 500).await.expect("a page");
+        let page = queue.dead_letters(&DeadLetterFilter::default().page(after, 500)).await.expect("a page");
         let Some(last) = page.last() else { break };
         assert!(page.iter().map(|letter| letter.body.len()).sum::<usize>() <= PAGE_BYTES_MAX);
         after = Some(last.position);
@@ -103,18 +103,18 @@ async fn a_bulk_step_moves_no_more_than_a_page_of_bytes_and_counting_reads_none(
     let (_folder, queue) = filled(0, 0, 40);
     let all = DeadLetterFilter::default();
     let before = peak();
-    let counted = queue.count_dead_letters(&all, None, 500).await.expect("a count");
+    let counted = queue.count_dead_letters(&all.page(None, 500)).await.expect("a count");
     assert_eq!((counted.changed, counted.next), (40, None));
     assert!(peak() - before < OVERHEAD, "{} MiB more", (peak() - before) / MIB);
-    let step = queue.redrive(&all, None, 500).await.expect("a step");
+    let step = queue.redrive(&all.page(None, 500)).await.expect("a step");
     assert_eq!(step.changed, 8, "of one MiB each");
-    let step = queue.discard(&all, step.next, 500).await.expect("a step");
+    let step = queue.discard(&all.page(step.next, 500)).await.expect("a step");
     assert_eq!(step.changed, 8);
     let only = DeadLetterFilter { id: Some(MessageId::new("dead_39")), ..all.clone() };
-    assert_eq!(queue.redrive(&only, None, 500).await.expect("a step").changed, 1);
+    assert_eq!(queue.redrive(&only.page(None, 500)).await.expect("a step").changed, 1);
     let (mut moved, mut after) = (0, step.next);
     while let Some(position) = after {
-        let step = queue.redrive(&all, Some(position), 500).await.expect("a step");
+        let step = queue.redrive(&all.page(Some(position), 500)).await.expect("a step");
         (moved, after) = (moved + step.changed, step.next);
     }
     assert_eq!(moved, 23);

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 struct Harness {
     store: Option<Arc<SqliteStore>>,
     clock: Arc<ManualClock>,
-    keeping: RetentionChoices,
+    retention: RetentionChoices,
     folder: TempDir,
 }
 
@@ -24,7 +24,7 @@ impl Harness {
     fn open(&self) -> Arc<SqliteStore> {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let store = SqliteStore::open(&self.folder.path().join("store.db"), clock).expect("the store opens");
-        Arc::new(store.keeping(self.keeping))
+        Arc::new(store.with_retention(self.retention))
     }
 }
 
@@ -32,7 +32,7 @@ async fn open() -> Harness {
     let folder = tempfile::tempdir().expect("a folder");
     apply_migrations(&folder.path().join("store.db"), Schema::Store).expect("the migrations apply");
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_785_312_000_000)));
-    let mut harness = Harness { store: None, clock, keeping: RetentionChoices::default(), folder };
+    let mut harness = Harness { store: None, clock, retention: RetentionChoices::default(), folder };
     harness.store = Some(harness.open());
     harness
 }
@@ -52,8 +52,8 @@ impl StoreHarness for Harness {
         self.store = Some(self.open());
     }
 
-    async fn keep(&mut self, keeping: RetentionChoices) {
-        self.keeping = keeping;
+    async fn keep(&mut self, retention: RetentionChoices) {
+        self.retention = retention;
         self.reopen().await;
     }
 

@@ -15,8 +15,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Enqueued, Lease, LeaseRequest,
-    LeaseToken, MessageState, Producer, QueueError, QueueStats, QueuedMessage, Settled, Settlement,
+    Consumer, DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetterPosition, Discard, Enqueued, Lease,
+    LeaseRequest, LeaseToken, MessageState, Producer, QueueError, QueueStats, QueuedMessage, Settled,
+    Settlement,
 };
 use rollbook_core::retry::Failure;
 use rollbook_core::time::{Clock, Timestamp};
@@ -306,21 +307,17 @@ impl State {
         stats
     }
 
-    /// Returns the matching dead letters among the next `limit`, and the position of the next step.
-    fn step(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> (Vec<DeadLetterPosition>, Option<DeadLetterPosition>) {
+    /// Returns the matching dead letters of the page, and the position of the next step.
+    fn step(&self, page: &DeadLetterPage) -> (Vec<DeadLetterPosition>, Option<DeadLetterPosition>) {
+        let DeadLetterPage { filter, after, limit } = page;
         let behind = self.dead.values().filter(|letter| after.is_none_or(|after| letter.position > after));
         if filter.id.is_some() {
             // At most one match, found by its id.
-            let found = behind.filter(|letter| matches(filter, letter)).take(limit);
+            let found = behind.filter(|letter| matches(filter, letter)).take(*limit);
             return (found.map(|letter| letter.position).collect(), None);
         }
-        let looked_at: Vec<_> = behind.take(limit).collect();
-        let next = looked_at.last().map(|letter| letter.position).filter(|_| looked_at.len() == limit);
+        let looked_at: Vec<_> = behind.take(*limit).collect();
+        let next = looked_at.last().map(|letter| letter.position).filter(|_| looked_at.len() == *limit);
         let chosen = looked_at.into_iter().filter(|letter| matches(filter, letter));
         (chosen.map(|letter| letter.position).collect(), next)
     }

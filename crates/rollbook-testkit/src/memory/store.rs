@@ -32,7 +32,7 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct State {
-    keeping: RetentionChoices,
+    retention: RetentionChoices,
     /// Tables by name.
     tables: BTreeMap<&'static str, Table>,
     ledger: BTreeMap<MessageId, LedgerEntry>,
@@ -68,8 +68,8 @@ impl MemoryStore {
     }
 
     /// Sets what the store keeps from now on.
-    pub fn keep(&self, keeping: RetentionChoices) {
-        self.state().keeping = keeping;
+    pub fn keep(&self, retention: RetentionChoices) {
+        self.state().retention = retention;
     }
 
     /// Returns all rows of a resource, in the order of their ids.
@@ -237,7 +237,7 @@ impl Store for MemoryStore {
     async fn apply_many(&self, changes: &[Change]) -> Result<Vec<Applied>, StoreError> {
         let now = self.clock.now();
         let mut state = self.state();
-        let keeping = state.keeping;
+        let retention = state.retention;
         let (mut outcomes, mut touched) = (vec![Applied::Ignored; changes.len()], Vec::new());
         for resource in RESOURCES {
             let mut places = Vec::new();
@@ -250,13 +250,13 @@ impl Store for MemoryStore {
                     about.push((change, &**subject_change));
                 }
             }
-            let applied = state.merge(resource.table, &about, keeping.deleted_rows, now, &mut touched);
+            let applied = state.merge(resource.table, &about, retention.deleted_rows, now, &mut touched);
             for (place, outcome) in places.into_iter().zip(applied) {
                 outcomes[place] = outcome;
             }
         }
         state.record(touched, now);
-        for (change, outcome) in changes.iter().zip(&outcomes).filter(|_| keeping.ledger) {
+        for (change, outcome) in changes.iter().zip(&outcomes).filter(|_| retention.ledger) {
             state.note(change, *outcome, now);
         }
         Ok(outcomes)

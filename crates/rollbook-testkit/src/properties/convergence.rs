@@ -77,10 +77,10 @@ pub(crate) async fn converges(
 ) -> Result<(), TestCaseError> {
     let played = history.play();
     let truth = MemoryStore::new(harness.clock());
-    truth.keep(history.keeping);
+    truth.keep(history.retention);
     truth.apply_many(&played.truth).await.expect("the model applies changes");
     erase(&truth, history).await.expect("nothing refuses the model");
-    harness.keep(history.keeping).await;
+    harness.keep(history.retention).await;
 
     let batches = history.arrive(&played.changes);
     let (before, after) = batches.split_at(batches.len() / 2);

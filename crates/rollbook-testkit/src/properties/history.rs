@@ -78,7 +78,7 @@ pub(crate) struct History {
     /// Number of concurrent workers.
     pub(crate) lanes: usize,
     /// Retention choices of the store.
-    pub(crate) keeping: RetentionChoices,
+    pub(crate) retention: RetentionChoices,
     /// Users and organizations that an operator erases after half of the batches.
     pub(crate) erasures: Vec<(&'static Resource, String)>,
     /// Refusals of child rows up to then.
@@ -118,21 +118,21 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
     let step = step.prop_map(|(subject, pause, what)| Step { subject, pause, what });
     let arrivals = vec(vec(any::<u8>(), 1..=ARRIVALS_MAX), STEPS_MAX);
     let work = (vec(1..=BATCH_MAX, 8), vec(any::<bool>(), 8), 1..=LANES_MAX);
-    (vec(step, 1..=STEPS_MAX), arrivals, work, keeping(), (erasures(), refusals())).prop_map(
-        |(steps, arrivals, (batch_sizes, crashes, lanes), keeping, (erasures, refusal))| History {
+    (vec(step, 1..=STEPS_MAX), arrivals, work, retention(), (erasures(), refusals())).prop_map(
+        |(steps, arrivals, (batch_sizes, crashes, lanes), retention, (erasures, refusal))| History {
             steps,
             arrivals,
             batch_sizes,
             crashes,
             lanes,
-            keeping,
+            retention,
             erasures,
             refusal,
         },
     )
 }
 
-fn keeping() -> impl Strategy<Value = RetentionChoices> {
+fn retention() -> impl Strategy<Value = RetentionChoices> {
     let choices = vec![DeletedRows::Keep, DeletedRows::Keep, DeletedRows::Erase];
     select(choices).prop_map(|deleted_rows| RetentionChoices { deleted_rows, ..RetentionChoices::default() })
 }

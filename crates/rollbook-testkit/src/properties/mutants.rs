@@ -324,7 +324,7 @@ fn first_counterexample(rule: Rule) -> Option<usize> {
         let mut history = histories().new_tree(&mut runner).expect("a history").current();
         // One worker, so that the same histories detect the same mutants in every run.
         history.lanes = 1;
-        history.keeping = RetentionChoices::default();
+        history.retention = RetentionChoices::default();
         history.erasures.clear();
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(START)));
         let mutant = Mutant { rule, state: Mutex::default(), rest: MemoryStore::new(clock.clone()) };

@@ -104,17 +104,17 @@ pub fn check<H: StoreHarness, F: Future<Output = H>>(open: impl Fn() -> F) {
     });
 }
 
-async fn converges(harness: &mut impl StoreHarness, keeping: RetentionChoices) {
-    harness.keep(keeping).await;
+async fn converges(harness: &mut impl StoreHarness, retention: RetentionChoices) {
+    harness.keep(retention).await;
     let truth = MemoryStore::new(harness.clock());
-    truth.keep(keeping);
+    truth.keep(retention);
     let ends =
         |history: &[What; EVENTS - 1]| matches!(history.last(), Some(What::Ends | What::EndsInSeconds));
     let mut one_by_one: [Vec<Change>; EVENTS] = Default::default();
     let mut at_once = Vec::new();
     // Erasing deleted content makes a difference only for histories with a delete.
     let histories =
-        histories().into_iter().filter(|history| keeping == RetentionChoices::default() || ends(history));
+        histories().into_iter().filter(|history| retention == RetentionChoices::default() || ends(history));
     for (number, history) in histories.enumerate() {
         for (place, order) in orders(EVENTS).into_iter().enumerate() {
             let changes = play(&format!("user_{number}_{place}"), history);

@@ -34,8 +34,8 @@ impl StoreHarness for Memory {
     /// The model keeps its state: memory is its disk.
     async fn reopen(&mut self) {}
 
-    async fn keep(&mut self, keeping: RetentionChoices) {
-        self.store.keep(keeping);
+    async fn keep(&mut self, retention: RetentionChoices) {
+        self.store.keep(retention);
     }
 }
 

@@ -19,7 +19,7 @@ use super::{forwards, on_all_cores};
 use crate::cli::{ChangesCommand, Output, Which};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::output::{Table, harmless, print, print_json, say};
+use crate::output::{Table, harmless, print, print_as, print_json, say};
 use crate::wire;
 
 /// Number of lines with which `tail` begins.
@@ -70,13 +70,12 @@ fn unknown_forward(error: anyhow::Error) -> anyhow::Error {
 /// Gives the feed a new generation.
 async fn renew(store: &dyn FullStore, output: Output) -> anyhow::Result<()> {
     let feed = generation_name(store.renew_feed().await?);
-    let printed = match output {
-        Output::Json => print_json(&json!({ "feed": feed })),
-        Output::Text => print(&format!(
+    let printed = print_as(output, &json!({ "feed": feed }), |_| {
+        format!(
             "the feed has a new generation: {feed}. Forwards stop within seconds; start each when its receiver has forgotten \
              the ids of later changes: rollbook changes resume"
-        )),
-    };
+        )
+    });
     Ok(printed?)
 }
 
@@ -118,12 +117,8 @@ async fn list(store: &dyn FullStore, which: &Which, limit: u32, clock: &dyn Cloc
     match which.output {
         Output::Json => print_json(&json!({ "changes": found, "through": query.after, "last": end }))?,
         Output::Text => {
-            let mut table =
-                Table::new(&["position", "at", "resource", "id", "kind", "origin", "cause", "changed"]);
-            for line in &found {
-                table.row(cells(line));
-            }
-            print(&table.to_string())?;
+            let headings = ["position", "at", "resource", "id", "kind", "origin", "cause", "changed"];
+            print(&Table::new(&headings).with(found.iter().map(cells)).to_string())?;
             if query.after < end {
                 say(&format!("more after position {}: --after {0}", query.after));
             }

@@ -21,7 +21,7 @@ use super::subjects::NothingKnown;
 use crate::cli::{Bulk, DeadLetters, Filter, Output};
 use crate::clock::SystemClock;
 use crate::config::{Config, Problems};
-use crate::output::{Table, harmless, harmless_lines, print, print_json, say};
+use crate::output::{Table, harmless, harmless_lines, print, print_as, print_json, say};
 use crate::progress::ProgressLine;
 use crate::wire;
 
@@ -38,10 +38,7 @@ pub(crate) fn run(config: &Config, command: DeadLetters) -> anyhow::Result<()> {
         match command {
             DeadLetters::Summary { filter, output } => {
                 let summary = dead_letters::summary(&*queue()?, &read(filter, &*clock)).await?;
-                match output {
-                    Output::Json => Ok(print_json(&summary)?),
-                    Output::Text => Ok(print(&sums(&summary))?),
-                }
+                Ok(print_as(output, &summary, sums)?)
             }
             DeadLetters::List { filter, follow: true, limit, output } => {
                 follow(&*queue()?, &read(filter, &*clock), limit as usize, output).await
@@ -101,8 +98,8 @@ async fn list(
         Output::Text if listed.is_empty() => print("no dead letters match")?,
         Output::Text => {
             let sums = sums(&dead_letters::summary(queue, filter).await?);
-            let mut table = Table::new(&["id", "type", "reason", "attempts", "parked at", "detail"]);
-            listed.iter().map(cells).for_each(|row| table.row(row));
+            let table = Table::new(&["id", "type", "reason", "attempts", "parked at", "detail"]);
+            let table = table.with(listed.iter().map(cells));
             let more = if listed.len() == limit { "\nthere may be older ones: raise --limit\n" } else { "" };
             print(&format!("{sums}\n{table}{more}"))?;
         }
@@ -116,16 +113,11 @@ fn sums(summary: &Summary) -> String {
     if summary.groups.is_empty() {
         return text;
     }
-    let mut table = Table::new(&["number", "reason", "type", "newest"]);
-    for group in &summary.groups {
-        let newest = group.newest_at.to_string();
-        table.row([
-            thousands(group.count),
-            group.reason.to_string(),
-            type_of(group.event_type.as_deref()),
-            newest,
-        ]);
-    }
+    let table =
+        Table::new(&["number", "reason", "type", "newest"]).with(summary.groups.iter().map(|group| {
+            let of_type = type_of(group.event_type.as_deref());
+            [thousands(group.count), group.reason.to_string(), of_type, group.newest_at.to_string()]
+        }));
     text.push_str(&table.to_string());
     if summary.others > 0 {
         // Writing to a String can't fail.

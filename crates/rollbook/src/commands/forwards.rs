@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::{Failed, FailedOf, OneForward, Output, Replay};
 use crate::config::{Config, Problems};
 use crate::forwards::names;
-use crate::output::{Table, harmless, print, print_json};
+use crate::output::{Table, harmless, print, print_as, print_json};
 
 /// Prints the state of each forward, or of one. Exit code 1 if one stopped.
 pub(super) async fn status(
@@ -33,7 +33,7 @@ pub(super) async fn status(
             print("there is no forward; a section [forward.NAME] of the configuration file makes one")?;
         }
         Output::Text => {
-            let mut table = Table::new(&[
+            let table = Table::new(&[
                 "forward",
                 "state",
                 "position",
@@ -44,10 +44,7 @@ pub(super) async fn status(
                 "saved at",
                 "remark",
             ]);
-            for view in &all {
-                table.row(cells(view));
-            }
-            print(&table.to_string())?;
+            print(&table.with(all.iter().map(cells)).to_string())?;
         }
     }
     match all.iter().find(|view| view.stop_reason.is_some() && view.is_configured) {
@@ -99,7 +96,7 @@ pub(super) async fn failed(store: &dyn FullStore, arguments: Failed) -> anyhow::
     let what = if arguments.waiting { "changes that wait" } else { "dead letters" };
     let mut text = format!("there are no {what}");
     if !listed.is_empty() {
-        let mut table = Table::new(&[
+        let table = Table::new(&[
             "forward",
             "position",
             "at",
@@ -111,10 +108,7 @@ pub(super) async fn failed(store: &dyn FullStore, arguments: Failed) -> anyhow::
             "next at",
             "reason",
         ]);
-        for change in &listed {
-            table.row(recorded_cells(change));
-        }
-        text = table.to_string();
+        text = table.with(listed.iter().map(recorded_cells)).to_string();
         if listed.len() >= limit {
             text += "\nthere may be more: raise --limit";
         }
@@ -169,10 +163,9 @@ pub(super) async fn change(
         OfDeadLetters::Redrive => ("redriven", "will be sent again"),
         OfDeadLetters::Discard => ("discarded", "discarded"),
     };
-    match output {
-        Output::Json => print_json(&json!({ "forward": forward, key: changed }))?,
-        Output::Text => print(&format!("{} {done}", many(changed, "dead letter")))?,
-    }
+    print_as(output, &json!({ "forward": forward, key: changed }), |_| {
+        format!("{} {done}", many(changed, "dead letter"))
+    })?;
     if let Some(missing) =
         positions.map(|positions| positions.len() as u64 - changed).filter(|left| *left > 0)
     {
@@ -188,13 +181,10 @@ pub(super) async fn change(
 pub(super) async fn replay(store: &dyn FullStore, arguments: Replay) -> anyhow::Result<()> {
     let Replay { of: OneForward { forward, output }, after } = arguments;
     let before = forwards::replay(store, store, &forward, after).await?;
-    match output {
-        Output::Json => print_json(&json!({ "forward": forward, "before": before, "position": after }))?,
-        Output::Text => {
-            print(&format!("the forward was at position {before}, and sends every change after {after}"))?;
-        }
-    }
-    Ok(())
+    let replayed = json!({ "forward": forward, "before": before, "position": after });
+    Ok(print_as(output, &replayed, |_| {
+        format!("the forward was at position {before}, and sends every change after {after}")
+    })?)
 }
 
 /// Starts a forward again.

@@ -7,9 +7,9 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::on_all_cores;
-use crate::cli::{Migrate, Output};
+use crate::cli::Migrate;
 use crate::config::Config;
-use crate::output::{harmless, print, print_json};
+use crate::output::{harmless, print_as};
 use crate::url_notes;
 use crate::wire::{self, Component, Migrations};
 
@@ -21,14 +21,11 @@ pub(crate) fn run(config: &Config, arguments: &Migrate) -> anyhow::Result<()> {
     url_notes::log(config);
     let verb = if arguments.check { "pending" } else { "applied" };
     let all = on_all_cores(each_part(config, arguments.check))?;
-    match arguments.output {
-        Output::Json => print_json(&all.iter().map(|one| as_json(one, verb)).collect::<Vec<_>>())?,
-        Output::Text => {
-            let parts: Vec<_> =
-                all.iter().map(|one| (one.part.name(), one.place.as_str(), one.names.as_slice())).collect();
-            print(&text(&parts, verb))?;
-        }
-    }
+    let views: Vec<_> = all.iter().map(|one| as_json(one, verb)).collect();
+    print_as(arguments.output, &views, |_| {
+        let parts = all.iter().map(|one| (one.part.name(), one.place.as_str(), one.names.as_slice()));
+        text(&parts.collect::<Vec<_>>(), verb)
+    })?;
     let count: usize = all.iter().map(|one| one.names.len()).sum();
     if arguments.check && count > 0 {
         bail!("{count} migrations are pending; run: rollbook migrate");

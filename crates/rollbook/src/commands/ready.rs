@@ -14,10 +14,10 @@ use rollbook_reconciler::Status;
 use serde_json::json;
 
 use super::on_all_cores;
-use crate::cli::{Output, Ready};
+use crate::cli::Ready;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::output::{harmless, print, print_json};
+use crate::output::{harmless, print_as};
 use crate::wire;
 
 /// Maximum age of a walk if workers start none.
@@ -43,11 +43,9 @@ pub(crate) fn run(config: &Config, arguments: &Ready) -> anyhow::Result<()> {
     let every = config.settings.reconcile_every.map_or(WALK_AGE_MAX, |every| every * 2);
     let limits = Limits { message: arguments.max_age, walk: arguments.max_walk_age.unwrap_or(every) };
     let reasons = on_all_cores(async { Ok(reasons(config, limits).await) })?;
-    match arguments.output {
-        Output::Json => print_json(&json!({ "ready": reasons.is_empty(), "reasons": reasons }))?,
-        Output::Text if reasons.is_empty() => print("ready")?,
-        Output::Text => print(&reasons.join("\n"))?,
-    }
+    print_as(arguments.output, &json!({ "ready": reasons.is_empty(), "reasons": reasons }), |_| {
+        if reasons.is_empty() { "ready".to_owned() } else { reasons.join("\n") }
+    })?;
     match reasons.len() {
         0 => Ok(()),
         1 => bail!("not ready, for 1 reason"),
@@ -102,7 +100,7 @@ async fn dead_since(queue: &dyn QueueAdmin, since: Option<Timestamp>) -> anyhow:
         let filter = DeadLetterFilter { reason, since, ..DeadLetterFilter::default() };
         let mut after = None;
         while steps < DEAD_STEPS_MAX {
-            let step = queue.count_dead_letters(&filter, after, DEAD_STEP).await?;
+            let step = queue.count_dead_letters(&filter.page(after, DEAD_STEP)).await?;
             (dead, steps, after) = (dead + step.changed as u64, steps + 1, step.next);
             if after.is_none() {
                 break;

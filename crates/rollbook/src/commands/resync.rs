@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::subjects::NothingKnown;
 use super::{on_all_cores, reconcile};
-use crate::cli::{Output, Resync};
+use crate::cli::Resync;
 use crate::config::Config;
-use crate::output::{Table, print, print_json};
+use crate::output::{Table, print_as};
 
 /// Runs the command.
 ///
@@ -27,10 +27,8 @@ pub(crate) fn run(config: &Config, arguments: &Resync) -> anyhow::Result<()> {
                 return Err(reconcile::with_fix(&error, fix));
             }
         };
-        match arguments.output {
-            Output::Json => print_json(&results.iter().map(as_json).collect::<Vec<_>>())?,
-            Output::Text => print(&text(&results))?,
-        }
+        let views: Vec<_> = results.iter().map(as_json).collect();
+        print_as(arguments.output, &views, |_| text(&results))?;
         let is_known = |of: &Resynced| of.outcome != ResyncOutcome::UnknownKind;
         match results.iter().filter(|of| !of.outcome.is_success()).count() {
             0 => Ok(()),

@@ -21,7 +21,7 @@ use crate::cli::{Output, Send};
 use crate::clock::SystemClock;
 use crate::config::{Config, Problems, values};
 use crate::nearest::nearest;
-use crate::output::{harmless, print, print_json};
+use crate::output::{harmless, print, print_as, print_json};
 
 /// Number of random characters of an id, as in Svix's ids.
 const ID_LENGTH: usize = 27;
@@ -33,11 +33,7 @@ const ID_LENGTH: usize = 27;
 pub(crate) fn run(config: &Config, arguments: &Send) -> anyhow::Result<()> {
     if arguments.list {
         let types: Vec<&str> = samples::event_types().collect();
-        match arguments.output {
-            Output::Text => print(&types.join("\n"))?,
-            Output::Json => print_json(&json!(types))?,
-        }
-        return Ok(());
+        return Ok(print_as(arguments.output, &types, |types| types.join("\n"))?);
     }
     let secrets = config.signing_secrets()?;
     let body = Body::of(arguments)?;

@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 
 use super::on_all_cores;
 use crate::application;
-use crate::cli::{Output, TokenCommand};
+use crate::cli::TokenCommand;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::live_secrets::LiveSecrets;
-use crate::output::{Table, harmless_lines, print, print_json};
+use crate::output::{Table, harmless_lines, print_as};
 
 /// Maximum time for the keys of the issuer.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,10 +58,7 @@ pub(crate) fn run(config: &Config, command: &TokenCommand) -> anyhow::Result<()>
     let token = read(io::stdin().lock())?;
     let sessions = application::sessions(config, LiveSecrets::of(config).jwt_keys())?;
     let inspected = on_all_cores(async { inspect(&token, sessions).await })?;
-    match output {
-        Output::Json => print_json(&inspected.json())?,
-        Output::Text => print(&inspected.text())?,
-    }
+    print_as(*output, &inspected.json(), |_| inspected.text())?;
     match inspected.checks.iter().filter(|check| check.state == "failed").count() {
         0 => Ok(()),
         1 => bail!("1 check has failed"),
@@ -201,16 +198,15 @@ impl Inspected {
     }
 
     fn text(&self) -> String {
-        let mut checks = Table::new(&["check", "state", "found"]);
-        for of in &self.checks {
+        let checks = Table::new(&["check", "state", "found"]).with(self.checks.iter().map(|of| {
             let reason = of.reason.map_or_else(String::new, |reason| format!("{reason}: "));
-            checks.row([of.name.to_owned(), of.state.to_owned(), format!("{reason}{}", of.found)]);
-        }
-        let mut weights = Table::new(&["claim", "bytes", "set by"]);
-        for claim in self.weights.claims.iter().take(HEAVIEST) {
+            [of.name.to_owned(), of.state.to_owned(), format!("{reason}{}", of.found)]
+        }));
+        let heaviest = self.weights.claims.iter().take(HEAVIEST);
+        let weights = Table::new(&["claim", "bytes", "set by"]).with(heaviest.map(|claim| {
             let by = if claim.is_custom { "you" } else { "Clerk" };
-            weights.row([claim.name.clone(), claim.bytes.to_string(), by.to_owned()]);
-        }
+            [claim.name.clone(), claim.bytes.to_string(), by.to_owned()]
+        }));
         let shown = |text: &str| harmless_lines(&format!("{:#}", parsed(text)));
         let mut text = format!("header {}\n", shown(self.token.header()));
         // Writing to a String cannot fail.

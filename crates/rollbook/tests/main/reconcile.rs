@@ -10,12 +10,13 @@ mod truth;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rollbook_simulator::api::{ApiSettings, ClerkApi, Controls, Fault, Synthetic, SyntheticSettings};
+use rollbook_simulator::api::{ApiSettings, ClerkApi, Controls, Fault};
 use rollbook_simulator::history::{History, HistorySettings};
 use rollbook_simulator::state::ClerkState;
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::{Home, until};
 use rollbook_testkit::servers::postgres::PostgresServer;
+use rollbook_testkit::synthetic::{Synthetic, SyntheticSettings};
 use serde_json::Value;
 
 use crate::servers::{BINARY, Ran, run};

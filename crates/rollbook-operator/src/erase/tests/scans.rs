@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Durability, MessagesCursor,
-    MessagesPage, QueueStats, QueuedMessage,
+    BulkStep, DeadLetter, DeadLetterPage, Discard, Durability, MessagesCursor, MessagesPage, QueueStats,
+    QueuedMessage,
 };
 
 use super::*;
@@ -39,44 +39,24 @@ impl QueueAdmin for CountingQueue {
         self.inner.durability().await
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        self.inner.dead_letters(filter, after, limit).await
+    async fn dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
+        self.inner.dead_letters(page).await
     }
 
-    async fn newest_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        before: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        self.inner.newest_dead_letters(filter, before, limit).await
+    async fn newest_dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
+        self.inner.newest_dead_letters(page).await
     }
 
     async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError> {
         self.inner.discards(id).await
     }
 
-    async fn redrive(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        self.inner.redrive(filter, after, limit).await
+    async fn redrive(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        self.inner.redrive(page).await
     }
 
-    async fn discard(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        self.inner.discard(filter, after, limit).await
+    async fn discard(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        self.inner.discard(page).await
     }
 
     async fn message(&self, id: &MessageId) -> Result<Option<QueuedMessage>, QueueError> {

@@ -138,9 +138,10 @@ async fn content_kept_before_the_choice_to_erase_is_erased_with_that_of_its_chil
     let lives = change_of("msg_lives", &event("user.created", START, &user("user_1", START)));
     store.apply_many(&[lives, joined(1, "org_1"), gone]).await.expect("the store applies them");
     assert_eq!(count(&world, "data IS NOT NULL").await, 1);
-    let keeping = RetentionChoices { deleted_rows: DeletedRows::Erase, ..RetentionChoices::default() };
-    let store =
-        PostgresStore::new(world.settings.clone(), clock()).expect("the settings are right").keeping(keeping);
+    let retention = RetentionChoices { deleted_rows: DeletedRows::Erase, ..RetentionChoices::default() };
+    let store = PostgresStore::new(world.settings.clone(), clock())
+        .expect("the settings are right")
+        .with_retention(retention);
     assert_eq!(retain_all(&store, due(false, true)).await.rows, 1);
     assert_eq!(count(&world, "data IS NOT NULL").await, 0);
     let row = store.get(&USERS, "user_1").await.expect("the store reads").expect("a row");

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use rollbook_simulator::api::{LIMIT_DEFAULT, Synthetic, SyntheticSettings};
+use rollbook_simulator::api::LIMIT_DEFAULT;
 use rollbook_simulator::state::TABLES;
+use rollbook_testkit::synthetic::{Synthetic, SyntheticSettings};
 
 use super::{Answer, Stage, get, history, serve};
 

@@ -1,6 +1,6 @@
 //! The synthetic instance has the same lists as a small one.
 
-use rollbook_simulator::api::{Synthetic, SyntheticSettings};
+use rollbook_testkit::synthetic::{Synthetic, SyntheticSettings};
 
 use super::{get, serve};
 

@@ -76,7 +76,7 @@ pub async fn redrive_stops_where_the_queue_is_full(queue: Queue<impl QueueHarnes
     queue.enqueue(&others.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!(queue.redrive(&all(), 10).await, 2);
     let full = QueueError::Full { depth: DEPTH_MAX, limit: DEPTH_MAX };
-    assert_eq!(queue.harness.admin().redrive(&all(), None, 10).await, Err(full));
+    assert_eq!(queue.harness.admin().redrive(&all().page(None, 10)).await, Err(full));
     assert_eq!(queue.stats().await.depth(), DEPTH_MAX);
     assert_eq!(queue.dead_ids(&all()).await, ["c"]);
 }
@@ -111,9 +111,9 @@ pub async fn redrive_and_discard_continue_after_a_step(queue: Queue<impl QueueHa
         loop {
             let admin = queue.harness.admin();
             let step = if discards {
-                admin.discard(&none, after, 2).await
+                admin.discard(&none.page(after, 2)).await
             } else {
-                admin.redrive(&none, after, 2).await
+                admin.redrive(&none.page(after, 2)).await
             };
             let step = step.expect("a step");
             (steps, changed, after) = (steps + 1, changed + step.changed, step.next);
@@ -125,9 +125,9 @@ pub async fn redrive_and_discard_continue_after_a_step(queue: Queue<impl QueueHa
     }
     assert_eq!(queue.redrive(&meant, 1).await, 1, "an id is found at any position");
     assert_eq!(queue.dead_ids(&all()).await, ["a", "b", "c", "e"]);
-    let first = queue.harness.admin().discard(&all(), None, 3).await.expect("a step");
+    let first = queue.harness.admin().discard(&all().page(None, 3)).await.expect("a step");
     assert_eq!(first.changed, 3);
-    let second = queue.harness.admin().discard(&all(), first.next, 3).await.expect("a step");
+    let second = queue.harness.admin().discard(&all().page(first.next, 3)).await.expect("a step");
     assert_eq!((second.changed, second.next), (1, None));
 }
 
@@ -217,13 +217,13 @@ pub async fn dead_letters_are_listed_page_by_page_oldest_first(queue: Queue<impl
     let mut after = None;
     // More pages than dead letters, so that a listing which never advances ends too.
     for _ in 0..6 {
-        let page = queue.harness.admin().dead_letters(&all(), after, 2).await.expect("the queue lists");
+        let page = queue.harness.admin().dead_letters(&all().page(after, 2)).await.expect("the queue lists");
         let Some(last) = page.last() else { break };
         after = Some(last.position);
         pages.push(page.iter().map(|letter| letter.id.to_string()).collect::<Vec<_>>());
     }
     assert_eq!(pages, [vec!["e", "a"], vec!["d", "b"], vec!["c"]]);
-    let none = queue.harness.admin().dead_letters(&all(), None, 0).await;
+    let none = queue.harness.admin().dead_letters(&all().page(None, 0)).await;
     assert_eq!(none, Ok(Vec::new()));
 }
 
@@ -232,19 +232,19 @@ pub async fn the_newest_dead_letters_are_listed_page_by_page_backwards(queue: Qu
     let mut pages = Vec::new();
     let mut before = None;
     for _ in 0..6 {
-        let page = queue.harness.admin().newest_dead_letters(&all(), before, 2).await.expect("it lists");
+        let page = queue.harness.admin().newest_dead_letters(&all().page(before, 2)).await.expect("it lists");
         let Some(last) = page.last() else { break };
         before = Some(last.position);
         pages.push(page.iter().map(|letter| letter.id.to_string()).collect::<Vec<_>>());
     }
     assert_eq!(pages, [vec!["c", "b"], vec!["d", "a"], vec!["e"]]);
-    let one = queue.harness.admin().newest_dead_letters(&only("d"), None, 2).await.expect("it lists");
+    let one = queue.harness.admin().newest_dead_letters(&only("d").page(None, 2)).await.expect("it lists");
     assert_eq!(one.len(), 1);
     let position = Some(one[0].position);
-    assert_eq!(queue.harness.admin().newest_dead_letters(&only("d"), position, 2).await, Ok(Vec::new()));
-    assert_eq!(queue.harness.admin().newest_dead_letters(&all(), None, 0).await, Ok(Vec::new()));
+    assert_eq!(queue.harness.admin().newest_dead_letters(&only("d").page(position, 2)).await, Ok(Vec::new()));
+    assert_eq!(queue.harness.admin().newest_dead_letters(&all().page(None, 0)).await, Ok(Vec::new()));
     // The bodies are those of the letters.
-    let letters = queue.harness.admin().newest_dead_letters(&all(), None, 10).await.expect("it lists");
+    let letters = queue.harness.admin().newest_dead_letters(&all().page(None, 10)).await.expect("it lists");
     let mut forwards = queue.dead_letters(&all()).await;
     forwards.reverse();
     assert_eq!(letters, forwards);
@@ -286,7 +286,7 @@ pub async fn dead_letters_are_summed_by_reason_and_type_in_steps(queue: Queue<im
     ] {
         let (mut sums, mut after, mut steps) = (DeadLetterSums::default(), None, 0);
         loop {
-            let step = queue.harness.admin().sum_dead_letters(&filter, after, 3).await.expect("it sums");
+            let step = queue.harness.admin().sum_dead_letters(&filter.page(after, 3)).await.expect("it sums");
             for (group, sum) in step.groups {
                 sums.add_sum(group, sum);
             }
@@ -302,7 +302,7 @@ pub async fn dead_letters_are_summed_by_reason_and_type_in_steps(queue: Queue<im
             .collect();
         assert_eq!(found, expected, "{filter:?}");
     }
-    let sums = queue.harness.admin().sum_dead_letters(&all(), None, 10).await.expect("it sums");
+    let sums = queue.harness.admin().sum_dead_letters(&all().page(None, 10)).await.expect("it sums");
     let created = &sums.groups[&(Reason::StoreRefused, Some("user.created".to_owned()))];
     let newest = &queue.dead_letters(&only("c")).await[0];
     assert_eq!(created.newest_at, newest.parked_at);

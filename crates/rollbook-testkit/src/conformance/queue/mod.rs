@@ -145,7 +145,7 @@ impl<H: QueueHarness> Queue<H> {
     }
 
     async fn dead_letters(&self, filter: &DeadLetterFilter) -> Vec<DeadLetter> {
-        let letters = self.harness.admin().dead_letters(filter, None, 1000).await;
+        let letters = self.harness.admin().dead_letters(&filter.page(None, 1000)).await;
         letters.expect("the queue lists dead letters")
     }
 
@@ -155,12 +155,12 @@ impl<H: QueueHarness> Queue<H> {
 
     /// Redrives in one step from the beginning.
     async fn redrive(&self, filter: &DeadLetterFilter, limit: usize) -> usize {
-        self.harness.admin().redrive(filter, None, limit).await.expect("the queue redrives").changed
+        self.harness.admin().redrive(&filter.page(None, limit)).await.expect("the queue redrives").changed
     }
 
     /// Discards in one step from the beginning.
     async fn discard(&self, filter: &DeadLetterFilter, limit: usize) -> usize {
-        self.harness.admin().discard(filter, None, limit).await.expect("the queue discards").changed
+        self.harness.admin().discard(&filter.page(None, limit)).await.expect("the queue discards").changed
     }
 
     async fn stats(&self) -> QueueStats {

@@ -123,13 +123,13 @@ impl<H: QueueHarness> Pair<H> {
             Action::Advance(span) => self.engine.advance(span),
             Action::Reopen => self.engine.reopen().await,
             Action::Redrive(filter, limit) => {
-                let model = self.model.redrive(&filter, None, limit).await.map(|step| step.changed);
-                let engine = self.engine.admin().redrive(&filter, None, limit).await;
+                let model = self.model.redrive(&filter.page(None, limit)).await.map(|step| step.changed);
+                let engine = self.engine.admin().redrive(&filter.page(None, limit)).await;
                 _ = same(engine.map(|step| step.changed), &model, "redrive")?;
             }
             Action::Discard(filter, limit) => {
-                let model = self.model.discard(&filter, None, limit).await.map(|step| step.changed);
-                let engine = self.engine.admin().discard(&filter, None, limit).await;
+                let model = self.model.discard(&filter.page(None, limit)).await.map(|step| step.changed);
+                let engine = self.engine.admin().discard(&filter.page(None, limit)).await;
                 _ = same(engine.map(|step| step.changed), &model, "discard")?;
             }
             Action::Count(index) => self.count(index).await?,
@@ -198,7 +198,7 @@ impl<H: QueueHarness> Pair<H> {
     async fn compare(&self) -> Result<(), TestCaseError> {
         let admin = self.engine.admin();
         _ = same(admin.stats().await, &self.model.stats().await, "stats")?;
-        let engine = admin.dead_letters(&DeadLetterFilter::default(), None, usize::from(IDS)).await;
+        let engine = admin.dead_letters(&DeadLetterFilter::default().page(None, usize::from(IDS))).await;
         let engine = engine.expect("the queue lists dead letters");
         _ = same(letters(engine), &letters(self.model.dead()), "dead letters")?;
         let (engine, model) = (messages(&*admin).await?, messages(&self.model).await?);

@@ -70,7 +70,7 @@ pub trait StoreHarness: Send {
     async fn reopen(&mut self);
 
     /// Restarts the engine with these retention choices. An engine starts with the default.
-    async fn keep(&mut self, keeping: RetentionChoices);
+    async fn keep(&mut self, retention: RetentionChoices);
 
     /// Makes triggers refuse, from now on, the effect of a parent's deletion on child rows with this prefix
     /// of their id. `None`: they refuse nothing. An engine that works it out when rows are read has nothing

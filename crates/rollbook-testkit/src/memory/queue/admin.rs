@@ -5,8 +5,8 @@ use std::ops::Bound;
 use async_trait::async_trait;
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
-    BulkStep, DeadLetter, DeadLetterFilter, DeadLetterPosition, Discard, Durability, MessagesCursor,
-    MessagesPage, PAGE_BYTES_MAX, QueueAdmin, QueueError, QueueStats, QueuedMessage,
+    BulkStep, DeadLetter, DeadLetterPage, Discard, Durability, MessagesCursor, MessagesPage, PAGE_BYTES_MAX,
+    QueueAdmin, QueueError, QueueStats, QueuedMessage,
 };
 
 use super::{MemoryQueue, Message, matches};
@@ -17,16 +17,12 @@ impl QueueAdmin for MemoryQueue {
         Ok(self.state().stats(self.clock.now()))
     }
 
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
+    async fn dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
+        let DeadLetterPage { filter, after, limit } = page;
         let state = self.state();
         let behind = state.dead.values().filter(|letter| after.is_none_or(|after| letter.position > after));
         let mut page = 0;
-        let matching = behind.filter(|letter| matches(filter, letter)).take(limit);
+        let matching = behind.filter(|letter| matches(filter, letter)).take(*limit);
         let fits = |letter: &&DeadLetter| {
             let is_first = page == 0;
             page += letter.body.len().max(1);
@@ -35,16 +31,12 @@ impl QueueAdmin for MemoryQueue {
         Ok(matching.take_while(fits).cloned().collect())
     }
 
-    async fn newest_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        before: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
+    async fn newest_dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
+        let DeadLetterPage { filter, after: before, limit } = page;
         let state = self.state();
         let all = state.dead.values().rev();
         let earlier = all.filter(|letter| before.is_none_or(|before| letter.position < before));
-        Ok(earlier.filter(|letter| matches(filter, letter)).take(limit).cloned().collect())
+        Ok(earlier.filter(|letter| matches(filter, letter)).take(*limit).cloned().collect())
     }
 
     async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError> {
@@ -53,17 +45,12 @@ impl QueueAdmin for MemoryQueue {
         Ok(of_it.map(|(_, record)| record.clone()).collect())
     }
 
-    async fn redrive(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
+    async fn redrive(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
         let now = self.clock.now();
         let mut state = self.state();
         let depth = state.messages.len() as u64;
         let room = usize::try_from(self.depth_max.saturating_sub(depth)).unwrap_or(usize::MAX);
-        let (mut positions, mut next) = state.step(filter, after, limit);
+        let (mut positions, mut next) = state.step(page);
         if positions.len() > room {
             positions.truncate(room);
             next = positions.last().copied();
@@ -82,15 +69,10 @@ impl QueueAdmin for MemoryQueue {
         Ok(BulkStep { changed: positions.len(), next })
     }
 
-    async fn discard(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
+    async fn discard(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
         let now = self.clock.now();
         let mut state = self.state();
-        let (positions, next) = state.step(filter, after, limit);
+        let (positions, next) = state.step(page);
         for letter in positions.iter().filter_map(|position| state.dead.remove(position)).collect::<Vec<_>>()
         {
             let DeadLetter { id, parked_at, attempts, failure, .. } = letter;
@@ -99,13 +81,8 @@ impl QueueAdmin for MemoryQueue {
         Ok(BulkStep { changed: positions.len(), next })
     }
 
-    async fn count_dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<DeadLetterPosition>,
-        limit: usize,
-    ) -> Result<BulkStep, QueueError> {
-        let (positions, next) = self.state().step(filter, after, limit);
+    async fn count_dead_letters(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
+        let (positions, next) = self.state().step(page);
         Ok(BulkStep { changed: positions.len(), next })
     }
 

@@ -5,11 +5,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use rollbook_core::time::Clock as _;
-use rollbook_simulator::api::{
-    ApiSettings, ClerkApi, DEVELOPMENT_RATE, PRODUCTION_RATE, Synthetic, SyntheticSettings,
-};
+use rollbook_simulator::api::{ApiSettings, ClerkApi, DEVELOPMENT_RATE, PRODUCTION_RATE};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::Home;
+use rollbook_testkit::synthetic::{Synthetic, SyntheticSettings};
 
 use super::LATENCY;
 

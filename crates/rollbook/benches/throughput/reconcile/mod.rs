@@ -18,10 +18,11 @@ use bytes::Bytes;
 use rollbook_core::delivery::MessageId;
 use rollbook_core::source::PAGE_MAX;
 use rollbook_core::time::Timestamp;
-use rollbook_simulator::api::{DEVELOPMENT_RATE, Objects as _, PRODUCTION_RATE, RATE_PERIOD, Synthetic};
+use rollbook_simulator::api::{DEVELOPMENT_RATE, Objects as _, PRODUCTION_RATE, RATE_PERIOD};
 use rollbook_simulator::history::Event;
 use rollbook_testkit::events;
 use rollbook_testkit::process::Home;
+use rollbook_testkit::synthetic::Synthetic;
 
 use self::clerk::{Clerk, Instance};
 use self::run::{Ran, reconcile};

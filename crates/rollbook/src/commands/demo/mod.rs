@@ -36,13 +36,13 @@ use self::progress::Progress;
 use self::report::Surroundings;
 use super::healthcheck::reachable;
 use super::on_all_cores;
-use crate::cli::{Demo, Output};
+use crate::cli::Demo;
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Problems, Settings};
 use crate::faces::Faces;
 use crate::flags::SettingFlags;
 use crate::logging;
-use crate::output::{Style, print, print_json};
+use crate::output::{Style, print_as};
 use crate::service::Service;
 use crate::signals::Signals;
 use crate::startup_ports::Ports;
@@ -196,10 +196,9 @@ impl Show {
                 return Err(error);
             }
         };
-        match arguments.output {
-            Output::Text => print(&report::text(&findings, &surroundings, self.style))?,
-            Output::Json => print_json(&report::json(&findings, &surroundings))?,
-        }
+        print_as(arguments.output, &report::json(&findings, &surroundings), |_| {
+            report::text(&findings, &surroundings, self.style)
+        })?;
         if !arguments.keep {
             stop.cancel();
         }

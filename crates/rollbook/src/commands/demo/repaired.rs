@@ -15,13 +15,13 @@ use crate::output::{Style, span};
 pub(super) fn repaired(findings: &Findings, style: Style) -> String {
     let repair = &findings.repair;
     let mut headings = format!("{:<26}", "what webhooks had missed");
-    for kind in Drift::ALL {
+    for kind in Drift::COUNTED {
         let _ = write!(headings, "{:>16}", kind.as_str());
     }
     let mut text = format!("\n  {}\n", style.dim(&headings));
     for of in repair.progress.resources.iter().filter(|of| of.drifted() > 0) {
         let _ = write!(text, "  {:<26}", of.table);
-        for kind in Drift::ALL {
+        for kind in Drift::COUNTED {
             let count = of.drift.get(kind.as_str()).copied().unwrap_or_default();
             let _ = write!(text, "{:>16}", if count == 0 { "·".to_owned() } else { thousands(count) });
         }

@@ -15,9 +15,9 @@ mod finding;
 mod forwards;
 mod links;
 mod machine;
-mod met;
 mod notices;
 mod parts;
+mod process;
 mod refusals;
 mod rotation;
 mod running;
@@ -37,12 +37,12 @@ use self::finding::{Finding, Findings, State, failed, ok, skipped, warning};
 use self::machine::Skew;
 use super::on_all_cores;
 use super::send::Target;
-use crate::cli::{Doctor, FaceName, Output};
+use crate::cli::{Doctor, FaceName};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Examined, Hint, Problem, Problems, missing_secret};
 use crate::flags::SettingFlags;
 use crate::logging;
-use crate::output::{Style, print, print_json};
+use crate::output::{Style, print_as};
 use crate::wire::{self, Component};
 
 /// Age of the oldest message, or of work after a deletion, that is a warning. A running worker takes what is due within
@@ -172,10 +172,9 @@ fn problem(problem: &Problem) -> Finding {
 }
 
 fn report(findings: &[Finding], misconfigured: bool, arguments: &Doctor) -> anyhow::Result<()> {
-    match arguments.output {
-        Output::Json => print_json(&finding::json(findings))?,
-        Output::Text => print(&finding::text(findings, Style::of(&Environment::read())))?,
-    }
+    print_as(arguments.output, &finding::json(findings), |_| {
+        finding::text(findings, Style::of(&Environment::read()))
+    })?;
     if misconfigured {
         // The report shows them already.
         return Err(Problems::default().into());

@@ -23,10 +23,7 @@ const FOLLOW: &str = "do what this line says; workers continue by themselves the
 
 /// Checks the queue, and everything that can be asked of one that answers.
 pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
-    let unknown = || {
-        [DURABILITY, DEPTH, DEAD_LETTERS, AUDIT]
-            .map(|check| skipped(check, "not checked: see the line queue"))
-    };
+    let unknown = || not_checked([DURABILITY, DEPTH, DEAD_LETTERS, AUDIT]);
     if let Some(finding) = not_there(config, needs, Component::Queue).await {
         return std::iter::once(finding).chain(unknown()).collect();
     }
@@ -92,13 +89,14 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
             };
             vec![queue, depth(config, &stats, now), dead_letters(&stats), audit]
         }
-        Err(why) => vec![
-            failed("queue", why, fix(config, Component::Queue)),
-            skipped(DEPTH, "not checked: see the line queue"),
-            skipped(DEAD_LETTERS, "not checked: see the line queue"),
-            skipped(AUDIT, "not checked: see the line queue"),
-        ],
+        Err(why) => std::iter::once(failed("queue", why, fix(config, Component::Queue)))
+            .chain(not_checked([DEPTH, DEAD_LETTERS, AUDIT]))
+            .collect(),
     }
+}
+
+fn not_checked<const N: usize>(checks: [&'static str; N]) -> [Finding; N] {
+    checks.map(|check| skipped(check, "not checked: see the line queue"))
 }
 
 /// Checks whether a delivery would be taken; `false` if that can't be tried. A full queue has its own finding.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::machine::Skew;
-use super::met::{Met, Verdict};
+use super::process::{RunningProcess, Verdict};
 use super::samples::{LAST_DELIVERY, sample, timestamp};
 use super::{ASK_TIMEOUT, Needs};
 use super::{application, refusals, rotation};
@@ -43,17 +43,17 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
         let fix = "give this command the ops_tokens of that process; if they were changed, restart it";
         return (vec![failed(PROCESS, found, fix), skipped(DELIVERIES, "not asked without a token")], None);
     }
-    let met = about.and_then(|answer| Met::read(address, &answer.body));
+    let process = about.and_then(|answer| RunningProcess::read(address, &answer.body));
     let mut notices = Vec::new();
-    if let Some(met) = &met {
-        let (verdict, warnings) = met.judge(config, needs).await;
+    if let Some(process) = &process {
+        let (verdict, warnings) = process.judge(config, needs).await;
         if let Verdict::Others(finding) = verdict {
             let why = "not asked: the process at ops_listen is another installation's";
             return (vec![finding, skipped(DELIVERIES, why)], None);
         }
         notices = warnings;
     }
-    let name = met.map_or_else(|| "rollbook".to_owned(), |met| met.name());
+    let name = process.map_or_else(|| "rollbook".to_owned(), |process| process.name());
     let mut findings = match ask(config, address).await {
         Ok((live, ready)) => health(address, &name, &live, &ready),
         Err(RequestError::Timeout(limit)) => {

@@ -211,7 +211,7 @@ async fn look(places: &Places, id: &MessageId) -> Result<Seen, String> {
         return Ok(Seen::Waiting);
     }
     let filter = DeadLetterFilter { id: Some(id.clone()), ..DeadLetterFilter::default() };
-    if let Some(letter) = in_time(places.queue.dead_letters(&filter, None, 1)).await?.first() {
+    if let Some(letter) = in_time(places.queue.dead_letters(&filter.page(None, 1))).await?.first() {
         return Ok(Seen::Dead(letter.failure.reason.to_string()));
     }
     // A worker writes the ledger before it acknowledges the message.

@@ -15,16 +15,16 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_operator::erase::{
-    Backend, BackendKind, Erasure, Ports, Progress, RemainingCopy, Report, remaining_copies,
+    Backend, BackendKind, Erasure, Ports, Progress, RemainingCopy, remaining_copies,
 };
 use rollbook_operator::lookup::{self, ACCEPTED};
 
 use super::on_all_cores;
 use super::subjects::{self, NothingKnown};
-use crate::cli::{Erase, Output};
+use crate::cli::Erase;
 use crate::clock::SystemClock;
 use crate::config::{Config, Place, Problems};
-use crate::output::{harmless, print, print_json, say};
+use crate::output::{harmless, print_as, say};
 use crate::progress::ProgressLine;
 use crate::wire::{self, Component};
 
@@ -55,7 +55,7 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
         if !arguments.tombstone && !erasure.is_known().await.context("nothing was erased")? {
             end_line();
             let plan = erasure.preview().await.context("nothing was erased")?;
-            show(&plan, arguments.output, report::unknown)?;
+            print_as(arguments.output, &plan, report::unknown)?;
             return Err(
                 NothingKnown(format!("nothing is known of {}; nothing was erased", harmless(&id))).into()
             );
@@ -66,7 +66,7 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
             end_line();
             let plan = plan?;
             if arguments.dry_run {
-                return show(&plan, arguments.output, report::plan);
+                return Ok(print_as(arguments.output, &plan, report::plan)?);
             }
             say(&report::plan(&plan));
             say("This can't be undone. Type yes to continue:");
@@ -80,7 +80,7 @@ pub(crate) fn run(config: &Config, arguments: &Erase) -> anyhow::Result<()> {
         let rewritten = if arguments.vacuum { vacuum(config)? } else { Vec::new() };
         report.not_reached = remaining_copies(&harmless(&report.id), &backends(config, &rewritten));
         report.not_reached.extend(endpoints(config));
-        show(&report, arguments.output, report::done)?;
+        print_as(arguments.output, &report, report::done)?;
         match report.left {
             Some(left) if !left.is_empty() => {
                 bail!("the erasure is not complete: {}", harmless(&left.join("; ")))
@@ -97,13 +97,6 @@ fn endpoints(config: &Config) -> impl Iterator<Item = RemainingCopy> {
         what: format!("the endpoint of the forward {name} received rows, and keeps what it stored of them"),
         fix: None,
     })
-}
-
-fn show(report: &Report, output: Output, text: fn(&Report) -> String) -> anyhow::Result<()> {
-    match output {
-        Output::Text => Ok(print(&text(report))?),
-        Output::Json => Ok(print_json(report)?),
-    }
 }
 
 /// Refuses invalid arguments before anything is opened.

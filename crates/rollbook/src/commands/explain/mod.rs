@@ -16,10 +16,10 @@ use rollbook_operator::resource_of_id;
 
 use super::on_all_cores;
 use super::subjects::{self, NothingKnown, accepted};
-use crate::cli::{Explain, Output};
+use crate::cli::Explain;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::output::{harmless, print, print_json};
+use crate::output::{harmless, print_as};
 use crate::wire;
 
 /// Shows the history of a subject or a delivery.
@@ -37,10 +37,7 @@ pub(crate) fn run(config: &Config, arguments: &Explain) -> anyhow::Result<()> {
         let explainer = Explainer { store: &*store, queue, clock: &*clock, ledger, arguments };
         match explainer.answer(&arguments.id).await? {
             Answer::History(history) => {
-                match arguments.output {
-                    Output::Text => print(&text::history(&history, clock.now()))?,
-                    Output::Json => print_json(&*history)?,
-                }
+                print_as(arguments.output, &*history, |history| text::history(history, clock.now()))?;
                 check(&history)
             }
             Answer::Subjects(lookup) => {

@@ -26,7 +26,7 @@ use super::subjects::NothingKnown;
 use crate::cli::{OfRuns, Output, ReconcileCommand, RunArguments};
 use crate::clock::SystemClock;
 use crate::config::{Config, Problems};
-use crate::output::{harmless, print, print_json, say};
+use crate::output::{harmless, print, print_as, print_json, say};
 use crate::signals::Signals;
 use crate::wire;
 
@@ -148,14 +148,9 @@ fn failed(
 /// Prints a run that reached its end.
 fn done(report: RunReport, output: Output) -> anyhow::Result<()> {
     let view = RunView::from(report);
-    match output {
-        Output::Json => {
-            let mut value = serde_json::to_value(&view)?;
-            value["fix"] = json!((view.state == RunState::Held).then_some(report::STATUS));
-            print_json(&value)?;
-        }
-        Output::Text => print(&report::text(&view))?,
-    }
+    let mut value = serde_json::to_value(&view)?;
+    value["fix"] = json!((view.state == RunState::Held).then_some(report::STATUS));
+    print_as(output, &value, |_| report::text(&view))?;
     match view.state {
         RunState::Held if view.dry_run => bail!("a reconciliation would hold something for you"),
         RunState::Held => bail!("something waits for you. Fix: {}", report::STATUS),
@@ -218,11 +213,7 @@ pub(super) fn with_fix(error: &str, fix: Option<&'static str>) -> anyhow::Error 
 async fn show_status(config: &Config, limit: usize, output: Output) -> anyhow::Result<()> {
     let store = wire::open_store(config, Arc::new(SystemClock))?;
     let status = Status::read(&*store, RUNS, limit).await?;
-    match output {
-        Output::Json => print_json(&status)?,
-        Output::Text => print(&status::text(&status))?,
-    }
-    Ok(())
+    Ok(print_as(output, &status, status::text)?)
 }
 
 async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<()> {
@@ -236,13 +227,11 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
             return Err(with_fix(&error, fix));
         }
     };
-    match output {
-        Output::Json => print_json(&json!({
-            "run": run, "deleted": approved.deleted, "alive": approved.alive, "refused": approved.refused,
-            "pending": approved.pending, "taken_along": approved.taken_along,
-        }))?,
-        Output::Text => print(&report::approved(&approved))?,
-    }
+    let result = json!({
+        "run": run, "deleted": approved.deleted, "alive": approved.alive, "refused": approved.refused,
+        "pending": approved.pending, "taken_along": approved.taken_along,
+    });
+    print_as(output, &result, |_| report::approved(&approved))?;
     if approved.refused > 0 {
         bail!(
             "{} rows refuse their deletion: change the trigger or constraint, then approve again",

@@ -34,13 +34,13 @@ pub(super) fn notes(resources: &[ResourceView]) -> String {
 }
 
 fn table(resources: &[ResourceView]) -> String {
-    let kinds = Drift::ALL.map(|kind| kind.as_str().replace('_', " "));
+    let kinds = Drift::COUNTED.map(|kind| kind.as_str().replace('_', " "));
     let mut headings = vec!["resource", "at Clerk", "read"];
     headings.extend(kinds.iter().map(String::as_str));
     headings.extend(["written", "held"]);
     let mut table = Table::new(&headings);
     for of in resources {
-        let drift = Drift::ALL.map(|kind| of.drift.get(kind.as_str()).copied().unwrap_or_default());
+        let drift = Drift::COUNTED.map(|kind| of.drift.get(kind.as_str()).copied().unwrap_or_default());
         let numbers = [of.at_clerk, of.read].into_iter().chain(drift).chain([of.written, of.held]);
         table.row(std::iter::once(of.resource.clone()).chain(numbers.map(thousands)));
     }

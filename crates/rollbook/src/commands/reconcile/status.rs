@@ -41,10 +41,10 @@ pub(super) fn text(status: &Status) -> String {
 }
 
 fn runs(runs: &[RunView]) -> String {
-    let mut table = Table::new(&["run", "state", "began", "took", "read", "drift", "written", "held"]);
-    for run in runs {
+    let headings = ["run", "state", "began", "took", "read", "drift", "written", "held"];
+    let table = Table::new(&headings).with(runs.iter().map(|run| {
         let end = run.finished_at.unwrap_or(run.saved_at);
-        table.row([
+        [
             run.run.clone(),
             run.state.as_str().to_owned(),
             run.started_at.to_string(),
@@ -53,8 +53,8 @@ fn runs(runs: &[RunView]) -> String {
             thousands(run.sum(ResourceView::drifted)),
             thousands(run.sum(|of| of.written)),
             thousands(run.sum(|of| of.held)),
-        ]);
-    }
+        ]
+    }));
     let mut text = table.to_string();
     if let Some(last) = runs.iter().find(|run| run.finished_at.is_some()) {
         text.push_str(&notes(&last.resources));

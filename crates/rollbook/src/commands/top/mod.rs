@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::bail;
+use futures_util::future::join_all;
 use rollbook_core::time::Clock as _;
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ use super::on_all_cores;
 use crate::cli::{Output, Top};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment};
-use crate::output::{Style, is_terminal, print, print_json};
+use crate::output::{Style, is_terminal, print_as};
 use crate::signals::Signals;
 
 /// Time over which rates are computed.
@@ -69,12 +70,9 @@ async fn snapshot(watch: &mut Watch, arguments: &Top) -> anyhow::Result<()> {
     watch.turn().await;
     tokio::time::sleep(arguments.every).await;
     let view = watch.turn().await;
-    match arguments.output {
-        Output::Json => print_json(&view)?,
-        Output::Text => {
-            print(&text::lines(&view, Style::of(&Environment::read()), COLUMNS, Long::Continued).join("\n"))?;
-        }
-    }
+    print_as(arguments.output, &view, |view| {
+        text::lines(view, Style::of(&Environment::read()), COLUMNS, Long::Continued).join("\n")
+    })?;
     if view.processes.iter().all(|process| !process.answers) {
         bail!("no process answers; give the addresses of ops ports, or start rollbook serve");
     }
@@ -119,22 +117,4 @@ impl Watch {
         self.last_error.clone_from(&view.last_error);
         view
     }
-}
-
-/// Runs futures concurrently, and returns their results in order.
-async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    let mut running: Vec<_> = futures.map(Box::pin).collect();
-    let mut done: Vec<Option<T>> = running.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        let mut is_pending = false;
-        for (future, done) in running.iter_mut().zip(&mut done).filter(|(_, done)| done.is_none()) {
-            match future.as_mut().poll(context) {
-                std::task::Poll::Ready(value) => *done = Some(value),
-                std::task::Poll::Pending => is_pending = true,
-            }
-        }
-        if is_pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
-    })
-    .await;
-    done.into_iter().flatten().collect()
 }

@@ -16,7 +16,7 @@ use crate::wire::Component;
 const PROCESS: &str = "process";
 
 /// A process that answers, as it describes itself.
-pub(super) struct Met {
+pub(super) struct RunningProcess {
     address: SocketAddr,
     version: String,
     /// `serve`, `receive` or `work`.
@@ -54,7 +54,7 @@ fn compare(theirs: &Used, ours: &Used) -> Same {
     }
 }
 
-impl Met {
+impl RunningProcess {
     /// Reads the answer of `/about`; `None` if it has another form, such as that of an older Rollbook.
     pub(super) fn read(address: SocketAddr, body: &str) -> Option<Self> {
         let found: Value = serde_json::from_str(body).ok()?;
@@ -192,10 +192,10 @@ mod tests {
         Used { kind: kind.to_owned(), place: place.to_owned(), identity: identity.map(str::to_owned) }
     }
 
-    fn met(command: &str) -> Met {
+    fn process(command: &str) -> RunningProcess {
         let about =
             format!("{{\"version\":\"1.2.3\",\"command\":\"{command}\",\"clerk_instance_id\":\"ins_1\"}}");
-        Met::read(SocketAddr::from(([127, 0, 0, 1], 9464)), &about).expect("it is read")
+        RunningProcess::read(SocketAddr::from(([127, 0, 0, 1], 9464)), &about).expect("it is read")
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
             let ours = used("file", "SQLite /mine/queue.db", Some("file 1:1"));
             vec![(Component::Queue, used("file", "SQLite /theirs/queue.db", Some(identity)), ours)]
         };
-        let met = met("serve");
+        let process = process("serve");
         for (instance, identity, part) in [
             (Some("ins_2"), "file 1:1", "its Clerk instance is ins_1, and CLERK_INSTANCE_ID here is ins_2"),
             (
@@ -228,12 +228,12 @@ mod tests {
                 "its queue is SQLite /theirs/queue.db, and this configuration has SQLite /mine/queue.db",
             ),
         ] {
-            let finding = met.of_another(instance, &parts(identity)).expect("another one");
+            let finding = process.of_another(instance, &parts(identity)).expect("another one");
             assert!(finding.state == State::Failed && finding.found.contains(part), "{finding:?}");
             assert!(finding.found.contains("another installation's rollbook serve 1.2.3"), "{finding:?}");
         }
         for instance in [None, Some("ins_1")] {
-            assert!(met.of_another(instance, &parts("file 1:1")).is_none(), "{instance:?}");
+            assert!(process.of_another(instance, &parts("file 1:1")).is_none(), "{instance:?}");
         }
     }
 
@@ -252,7 +252,7 @@ mod tests {
             (&serve, "receive", false),
             (&serve, "work", false),
         ] {
-            let finding = met(command).of_another_command(needs);
+            let finding = process(command).of_another_command(needs);
             assert_eq!(finding.is_some(), warned, "{command}: {finding:?}");
             let names_it = |finding: &Finding| finding.found.contains(&format!("rollbook {command} 1.2.3"));
             assert!(finding.as_ref().is_none_or(names_it), "{finding:?}");
@@ -263,7 +263,7 @@ mod tests {
     fn an_answer_of_another_form_is_not_read() {
         let address = SocketAddr::from(([127, 0, 0, 1], 9464));
         for body in ["", "It works!", "{}", "[1]", "{\"version\":1,\"command\":\"serve\"}"] {
-            assert!(Met::read(address, body).is_none(), "{body}");
+            assert!(RunningProcess::read(address, body).is_none(), "{body}");
         }
     }
 }

@@ -5,13 +5,13 @@ use sqlx::{Arguments as _, Encode, Postgres, Type};
 
 /// Values of a statement.
 #[derive(Clone, Default)]
-pub(super) struct Values {
+pub(crate) struct Values {
     arguments: PgArguments,
     refused: Option<String>,
 }
 
 impl Values {
-    pub(super) fn with<'v>(mut self, value: impl Encode<'v, Postgres> + Type<Postgres>) -> Self {
+    pub(crate) fn with<'v>(mut self, value: impl Encode<'v, Postgres> + Type<Postgres>) -> Self {
         if let Err(error) = self.arguments.add(value) {
             self.refused = Some(error.to_string());
         }
@@ -19,14 +19,14 @@ impl Values {
     }
 
     /// Adds an array.
-    pub(super) fn with_all<'v, T>(self, values: impl IntoIterator<Item = T>) -> Self
+    pub(crate) fn with_all<'v, T>(self, values: impl IntoIterator<Item = T>) -> Self
     where
         Vec<T>: Encode<'v, Postgres> + Type<Postgres>,
     {
         self.with(values.into_iter().collect::<Vec<T>>())
     }
 
-    pub(super) fn with_limit(self, limit: usize) -> Self {
+    pub(crate) fn with_limit(self, limit: usize) -> Self {
         self.with(i64::try_from(limit).unwrap_or(i64::MAX))
     }
 
@@ -34,7 +34,7 @@ impl Values {
     ///
     /// # Errors
     /// One of them could not be encoded.
-    pub(super) fn arguments(&self) -> sqlx::Result<PgArguments> {
+    pub(crate) fn arguments(&self) -> sqlx::Result<PgArguments> {
         self.clone().into_arguments()
     }
 
@@ -42,7 +42,7 @@ impl Values {
     ///
     /// # Errors
     /// One of them could not be encoded.
-    pub(super) fn into_arguments(self) -> sqlx::Result<PgArguments> {
+    pub(crate) fn into_arguments(self) -> sqlx::Result<PgArguments> {
         match self.refused {
             Some(error) => Err(sqlx::Error::Encode(error.into())),
             None => Ok(self.arguments),

@@ -1,15 +1,14 @@
-//! A large instance: every object is computed from its number, so that a million users cost no memory.
+//! A large instance behind the simulated Clerk API: every object is computed from its number, so that a million users cost no memory.
 //!
 //! Users, organizations and memberships are numbered from zero in the order of their creation. Membership `n`
 //! is of user `n` in organization `n % organizations`. The other tables are empty.
 
 use std::fmt::Write as _;
 
+use rollbook_simulator::api::{Filter, Listing, Objects, Query, UnknownCursor};
+use rollbook_simulator::history::INSTANCE_ID;
+use rollbook_simulator::samples;
 use serde_json::{Value, json};
-
-use super::objects::{Filter, Listing, Objects, Query, UnknownCursor};
-use crate::event::INSTANCE_ID;
-use crate::samples;
 
 /// Number of digits of an id, as many as Clerk's ids have characters.
 const DIGITS: usize = 27;
