@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::SubjectChange;
 use rollbook_core::event::observed;
+use rollbook_core::json::Document;
 use rollbook_core::source::{Page, RawObject};
 use rollbook_core::time::Timestamp;
-use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::context::Context;
@@ -53,7 +53,7 @@ impl Readings {
     }
 
     /// Takes the object of a point read.
-    pub(crate) fn of(resource: &'static Resource, object: Map<String, Value>, clock: Timestamp) -> Self {
+    pub(crate) fn of(resource: &'static Resource, object: Document, clock: Timestamp) -> Self {
         let mut readings = Self::new(clock);
         readings.add(resource, object);
         readings
@@ -63,7 +63,7 @@ impl Readings {
         Self { subjects: Vec::new(), unreadable: 0, has_twice: false, last_at: None, clock }
     }
 
-    fn add(&mut self, resource: &'static Resource, object: Map<String, Value>) {
+    fn add(&mut self, resource: &'static Resource, object: Document) {
         match observed(resource, object, Context::read_at(self.clock)) {
             Some((subject, _)) => {
                 self.last_at = Some(self.subjects.len() as u64 + self.unreadable);
