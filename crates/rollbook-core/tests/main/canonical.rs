@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use rollbook_core::change::Effect;
 use rollbook_core::event::parse;
-use rollbook_core::json::{Document, Json};
+use rollbook_core::json::{Document, Json, Members};
 use rollbook_core::sanitize::{NUMBER_DIGITS_MAX, sanitize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -46,12 +46,26 @@ fn check(text: &[u8]) {
             assert_eq!(document.as_str(), value.to_string(), "{shown}");
             assert_eq!(document.replaced(), replaced, "{shown}");
             check_reading(document.value(), &value);
+            check_members(document.members(), document.value());
+            let null = Document::default();
+            check_members(document.data(), document.get("data").unwrap_or(null.value()));
         }
         (document, value) => {
             let [ours, theirs] =
                 [document.map(drop), value.map(drop)].map(|of| of.map_err(|e| e.to_string()));
             assert_eq!(ours, theirs, "{shown}");
         }
+    }
+}
+
+/// Asserts that the members of a value are found by their keys, and no others.
+fn check_members(members: Option<Members<'_>>, value: Json<'_>) {
+    assert_eq!(members.is_some(), value.is_object());
+    let Some(members) = members else { return };
+    assert_eq!(members.object(), value);
+    assert_eq!(members.get("no such key"), None);
+    for (key, member) in value.members() {
+        assert_eq!(members.get(key), Some(member), "{key}");
     }
 }
 
@@ -129,8 +143,9 @@ fn quoted() -> impl Strategy<Value = String> {
         "$serde_json::private::Number",
         r"\u0024serde_json::private::RawValue",
     ];
-    prop::collection::vec(prop::sample::select(parts), 0..4)
-        .prop_map(|parts| format!("\"{}\"", parts.concat()))
+    let parts = prop::collection::vec(prop::sample::select(parts), 0..4);
+    let any = parts.prop_map(|parts| format!("\"{}\"", parts.concat()));
+    prop_oneof![9 => any, 1 => Just("\"data\"".to_owned())]
 }
 
 fn number() -> impl Strategy<Value = String> {
@@ -209,6 +224,22 @@ fn a_value_that_another_one_of_its_key_replaces_leaves_nothing() {
     assert_eq!((document.as_str(), document.replaced()), (r#"{"a":{"x":[]},"b":2}"#, 0));
 }
 
+#[test]
+fn members_are_found_whatever_their_keys_and_their_number_of_values() {
+    for text in [
+        "{}",
+        r#"{"data":{}}"#,
+        r#"{"data":{"a":1},"data":5}"#,
+        r#"{"data":5,"data":{"b":2,"a":{}}}"#,
+        r#"{"data":{"a":1},"data":{"b":2,"a":{},"b":3}}"#,
+        r#"{"x":{"data":{"b":1}},"data":[{"c":1}],"a":{"data":{"b":1}}}"#,
+        r#"[{"data":{"b":1}}]"#,
+        r#"{"\u0064ata":{"\n":1,"!":2,"a":3,"\"":4},"\n":1,"!":2}"#,
+    ] {
+        check(text.as_bytes());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -242,6 +273,7 @@ proptest! {
         let body = format!(
             r#"{{"data":{{"url":{url},"invitation":{{{key}:{member},"url":{url}}},{key}:{member},"id":"a"}},"type":"{kind}","timestamp":1}}"#
         );
+        check(body.as_bytes());
         let Effect::Merge(subject) = parse(body.as_bytes(), None).expect("an event").effect else { panic!("ignored") };
         let (mut event, _) = tree(body.as_bytes()).expect("JSON");
         let mut data = event["data"].take();
