@@ -23,25 +23,23 @@ const PRIVATE: [&str; 2] = ["data", "private_metadata"];
 
 /// A row, with the time at which it was known to be as Clerk shows it.
 #[derive(Serialize)]
-pub(crate) struct Aged {
+pub(crate) struct Aged<R = Map<String, Value>> {
     as_of: Option<String>,
     age_seconds: Option<u64>,
-    row: Map<String, Value>,
+    row: R,
+}
+
+impl<R> Aged<R> {
+    pub(crate) fn at(row: R, at: Option<Timestamp>, now: Timestamp) -> Self {
+        Self { as_of: at.map(|at| at.to_string()), age_seconds: at.map(|at| now.since(at).as_secs()), row }
+    }
 }
 
 impl Aged {
     /// `as_of` is the time at which Rollbook wrote the row.
     pub(crate) fn of(row: RowView, now: Timestamp) -> Self {
         let at = synced_at(&row);
-        Self::at(row, at, now)
-    }
-
-    pub(crate) fn at(row: RowView, at: Option<Timestamp>, now: Timestamp) -> Self {
-        Self {
-            as_of: at.map(|at| at.to_string()),
-            age_seconds: at.map(|at| now.since(at).as_secs()),
-            row: row.columns,
-        }
+        Self::at(row.columns, at, now)
     }
 
     fn public(mut row: RowView, now: Timestamp) -> Self {
@@ -53,7 +51,7 @@ impl Aged {
 }
 
 /// Returns the time at which Rollbook last wrote a row.
-pub(crate) fn synced_at(row: &RowView) -> Option<Timestamp> {
+fn synced_at(row: &RowView) -> Option<Timestamp> {
     Timestamp::parse(row.columns.get("synced_at")?.as_str()?)
 }
 

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rollbook_core::json::Document;
 use rollbook_core::store::{Changes, ChangesError, ChangesQuery, Generation, Position, Rows, StoreError};
 use rollbook_operator::changes::{self, ChangeView, ExpandedChange, generation_name};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::outage::Outage;
@@ -143,7 +143,7 @@ impl Feed {
     async fn page(&self, query: &ChangesQuery, expand: bool) -> Result<Page, ChangesError> {
         let page = self.changes.changes(query).await?;
         let (mut through, mut bytes) = (page.through, 0);
-        let mut rows: HashMap<(String, String), Value> = HashMap::new();
+        let mut rows: HashMap<(String, String), Document> = HashMap::new();
         let mut changes = Vec::with_capacity(page.lines.len());
         for line in page.lines {
             let change = ChangeView::from(line);
@@ -154,7 +154,7 @@ impl Feed {
                     Some(known) => known.clone(),
                     None => changes::row(&change, &*self.rows).await?,
                 };
-                bytes += found.to_string().len();
+                bytes += found.as_str().len();
                 rows.insert(key, found.clone());
                 row = Some(found);
             }

@@ -8,12 +8,12 @@ use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use rollbook_core::catalog::{ORGANIZATIONS, Resource, USERS};
-use rollbook_core::store::{Member, MembersOf, RowView};
+use rollbook_core::store::{Member, MembersOf, RowText};
 use rollbook_core::time::Timestamp;
 use rollbook_http::Connection;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
-use crate::context::{Aged, synced_at};
+use crate::context::Aged;
 use crate::feed::ROW_BYTES_MAX;
 use crate::problem::Problem;
 use crate::query::{self, single};
@@ -66,7 +66,7 @@ fn admit(api: &Shared, connection: &Connection, headers: &HeaderMap) -> Result<T
 
 /// State of an id in the mirror.
 enum Found {
-    Current(RowView),
+    Current(RowText),
     Deleted(Timestamp),
     /// A placeholder row, or one that was erased: nothing says when it was as at Clerk.
     Empty,
@@ -74,11 +74,11 @@ enum Found {
 }
 
 impl Found {
-    fn of(row: Option<RowView>) -> Self {
+    fn of(row: Option<RowText>) -> Self {
         match row {
             None => Self::Nothing,
-            Some(row) if row.is_deleted() => synced_at(&row).map_or(Self::Empty, Self::Deleted),
-            Some(row) if row.columns.get("data").is_none_or(Value::is_null) => Self::Empty,
+            Some(row) if row.is_deleted() => row.synced_at().map_or(Self::Empty, Self::Deleted),
+            Some(row) if !row.has_content() => Self::Empty,
             Some(row) => Self::Current(row),
         }
     }
@@ -86,7 +86,7 @@ impl Found {
     /// Returns the time at which the row was known to be as at Clerk.
     fn as_of(&self) -> Option<Timestamp> {
         match self {
-            Self::Current(row) => synced_at(row),
+            Self::Current(row) => row.synced_at(),
             Self::Deleted(at) => Some(*at),
             Self::Empty | Self::Nothing => None,
         }
@@ -107,7 +107,7 @@ async fn one(
         .transpose()?;
     let (resource, id) = (kind.resource, kind.id(id)?);
     let began_at = api.now();
-    let read = async || Ok::<_, Problem>(Found::of(api.read(api.ports.rows.get(resource, &id)).await?));
+    let read = async || Ok::<_, Problem>(Found::of(api.read(api.ports.rows.get_text(resource, &id)).await?));
     let confirmed = || api.refreshes.as_ref().and_then(|refreshes| refreshes.read_at(resource, &id));
     let mut found = read().await?;
     if let Some(max_age) = max_age {
@@ -123,7 +123,7 @@ async fn one(
     let as_of = found.as_of().max(confirmed());
     let nothing = |text: &str| Err(Problem::no_such_row(text, as_of));
     match found {
-        Found::Current(row) => Ok(answer(&Aged::at(row, as_of, api.now()))),
+        Found::Current(row) => Ok(answer(&Aged::at(row.into_json(), as_of, api.now()))),
         Found::Deleted(_) => nothing("the row is deleted"),
         Found::Empty => nothing("the row has no content: a placeholder, or erased"),
         Found::Nothing => nothing("the mirror has no such row; max_age reads it at Clerk"),

@@ -6,12 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use rollbook_core::json::Document;
 use rollbook_core::sanitize::sanitize;
 use rollbook_core::source::RawObject;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
-
-type Object = Map<String, Value>;
 
 /// Maximum length of an error code of Clerk that errors and logs repeat, in bytes.
 const CODE_LENGTH_MAX: usize = 64;
@@ -45,7 +43,7 @@ fn objects(elements: Vec<Box<RawValue>>) -> Result<Vec<RawObject>, String> {
 }
 
 /// Decodes one object.
-pub(crate) fn object(body: &[u8]) -> Result<Object, String> {
+pub(crate) fn object(body: &[u8]) -> Result<Document, String> {
     let (text, _) = sanitize(body);
     let value = serde_json::from_slice(&text).map_err(|error| not_json(body, &error))?;
     Ok(RawObject::new(value).ok_or("the answer is not an object")?.decode())
@@ -53,11 +51,11 @@ pub(crate) fn object(body: &[u8]) -> Result<Object, String> {
 
 /// Returns the code of an error answer, if it is a short lower-case word.
 pub(crate) fn code(body: &[u8]) -> Option<String> {
-    let answer: Value = serde_json::from_slice(&sanitize(body).0).ok()?;
-    let code = answer.get("errors")?.get(0)?.get("code")?.as_str()?;
+    let answer = Document::read(body).ok()?;
+    let code = answer.get("errors")?.elements().next()?.get("code")?.as_text()?;
     let is_code = (1..=CODE_LENGTH_MAX).contains(&code.len())
         && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    is_code.then(|| code.to_owned())
+    is_code.then(|| code.into_owned())
 }
 
 /// Describes a body that is not valid JSON.
@@ -75,7 +73,7 @@ mod tests {
 
     fn texts(body: &str) -> Result<(Vec<String>, Option<u64>), String> {
         let (objects, total) = list(body.as_bytes())?;
-        Ok((objects.iter().map(|object| Value::Object(object.decode()).to_string()).collect(), total))
+        Ok((objects.iter().map(|object| object.decode().as_str().to_owned()).collect(), total))
     }
 
     #[test]
@@ -126,7 +124,7 @@ mod tests {
         let wrapped = texts(&format!(r#"{{"total_count":1,"data":[{member}]}}"#)).expect("a list");
         assert_eq!(wrapped, (vec![expected.clone()], Some(1)));
         let one = object(member.as_bytes()).expect("an object");
-        assert_eq!(Value::Object(one).to_string(), expected);
+        assert_eq!(one.as_str(), expected);
         assert!(texts(&format!("[{deep}]")).is_err(), "an element that is not an object");
         assert!(texts(&format!(r"[{member}")).is_err(), "cut off");
     }

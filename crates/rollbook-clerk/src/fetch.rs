@@ -12,6 +12,7 @@
 //! the object that was asked for, nor of the absence of others. An answer that shows an object twice proves no absence, and if
 //! the two differ, nothing about that object.
 
+use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,10 +22,10 @@ use rollbook_core::catalog::{
     ROLES, Resource, USERS,
 };
 use rollbook_core::event::is_of;
+use rollbook_core::json::{Document, Json};
 use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, PAGE_MAX, Presence, RawObject, SourceError};
 use rollbook_core::time::Timestamp;
 use rollbook_core::url::encoded;
-use serde_json::{Map, Value};
 
 use crate::ClerkApi;
 use crate::decode;
@@ -49,7 +50,7 @@ const TWICE: &str = "Clerk's answer shows an object twice";
 /// Answer of a list that is filtered by ids.
 struct Filtered {
     /// Objects of the resource, by id.
-    found: HashMap<String, Map<String, Value>>,
+    found: HashMap<String, Document>,
     /// Reason why the list proves no absence, if there is one.
     doubt: Option<&'static str>,
     /// The list's total if it shows another number of objects.
@@ -133,8 +134,8 @@ impl ClerkApi {
         let (object, clock) = self.transport.find(request, decode::object).await?;
         let presence = match object {
             None => Presence::Absent,
-            Some(object) if !is_of(resource, &object) => Presence::Unknown(OF_ANOTHER_TYPE),
-            Some(object) if id_of(&object) == Some(id) => Presence::Exists(object),
+            Some(object) if !is_of(resource, object.value()) => Presence::Unknown(OF_ANOTHER_TYPE),
+            Some(object) if id_of(&object).as_deref() == Some(id) => Presence::Exists(object),
             // Another object, such as an organization that has this id as its slug.
             Some(_) => Presence::Unknown("Clerk answered with an object of another id"),
         };
@@ -196,11 +197,11 @@ impl ClerkApi {
         let list = || Request::with_ids("/organizations/{id}/memberships", &[organization]);
         let sample = self.list(&list().query(ASCENDING.0, ASCENDING.1).query("limit", "1"), 1).await?;
         let Some(sample_member) = sample.objects.first().map(RawObject::decode) else {
-            let is_empty = parent.get("members_count").and_then(Value::as_u64) == Some(0);
+            let is_empty = parent.get("members_count").and_then(Json::as_integer) == Some(0);
             let presence = if is_empty { Presence::Absent } else { Presence::Unknown(CONTRADICTION) };
             return Ok(vec![fetched(presence, sample.clock); lookups.len()]);
         };
-        if !is_of(&ORGANIZATION_MEMBERSHIPS, &sample_member) {
+        if !is_of(&ORGANIZATION_MEMBERSHIPS, sample_member.value()) {
             return Ok(vec![fetched(Presence::Unknown(OF_ANOTHER_TYPE), sample.clock); lookups.len()]);
         }
         let (Some(sample_id), Some(sample_user)) = (id_of(&sample_member), user_of(&sample_member)) else {
@@ -210,17 +211,17 @@ impl ClerkApi {
         let mut found = HashMap::new();
         for mut ids in batches(users, LOOKUPS_MAX - 1) {
             let asked = ids.clone();
-            ids.push(sample_user);
+            ids.push(&sample_user);
             let Filtered { found: mut objects, doubt, missing, clock } =
                 self.filtered(&ORGANIZATION_MEMBERSHIPS, list(), "user_id", &ids).await?;
             // Without the known member, or with others, the filter does not work now: its silence proves nothing.
-            let is_asked = |member| user_of(member).is_some_and(|user| ids.contains(&user));
+            let is_asked = |member| user_of(member).is_some_and(|user| ids.contains(&&*user));
             // A list that counts more than it shows is not complete. Its total may be that of the list without the filter:
             // Clerk does not say.
             let is_short = missing.is_some() && missing != sample.total;
             let is_alive = doubt.is_none()
                 && !is_short
-                && objects.contains_key(sample_id)
+                && objects.contains_key(&*sample_id)
                 && objects.values().all(is_asked);
             for of in
                 lookups.iter().filter(|of| of.user_id.as_deref().is_some_and(|user| asked.contains(&user)))
@@ -294,13 +295,11 @@ fn fetched(presence: Presence, clock: Timestamp) -> Fetched {
 
 /// Returns the objects of a list that are of the resource, by id, and the reason why the list proves no absence, if there is
 /// one. An object that is there twice, in different states, is left out: nothing says which of them counts.
-fn by_id(
-    resource: &Resource,
-    objects: &[RawObject],
-) -> (HashMap<String, Map<String, Value>>, Option<&'static str>) {
+fn by_id(resource: &Resource, objects: &[RawObject]) -> (HashMap<String, Document>, Option<&'static str>) {
     let (mut found, mut contradictory, mut doubt) = (HashMap::new(), HashSet::new(), None);
     for object in objects.iter().map(RawObject::decode) {
-        let Some(id) = id_of(&object).filter(|_| is_of(resource, &object)).map(str::to_owned) else {
+        let id = id_of(&object).filter(|_| is_of(resource, object.value())).map(Cow::into_owned);
+        let Some(id) = id else {
             doubt = Some(OF_ANOTHER_TYPE);
             continue;
         };
@@ -308,7 +307,7 @@ fn by_id(
             Entry::Vacant(place) => drop(place.insert(object)),
             Entry::Occupied(known) => {
                 doubt = doubt.or(Some(TWICE));
-                if *known.get() != object {
+                if known.get().as_str() != object.as_str() {
                     contradictory.insert(known.key().clone());
                 }
             }
@@ -318,13 +317,13 @@ fn by_id(
     (found, doubt)
 }
 
-fn id_of(object: &Map<String, Value>) -> Option<&str> {
-    object.get("id")?.as_str()
+fn id_of(object: &Document) -> Option<Cow<'_, str>> {
+    object.get("id")?.as_text()
 }
 
 /// Returns the id of a membership's user.
-fn user_of(membership: &Map<String, Value>) -> Option<&str> {
-    membership.get("public_user_data")?.get("user_id")?.as_str()
+fn user_of(membership: &Document) -> Option<Cow<'_, str>> {
+    membership.get("public_user_data")?.get("user_id")?.as_text()
 }
 
 /// Whether an id can be a segment of a path. Servers and proxies may resolve dots and slashes even if they are

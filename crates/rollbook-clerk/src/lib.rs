@@ -27,16 +27,17 @@ mod settings;
 mod transport;
 mod url;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::{Resource, USERS};
 use rollbook_core::event::{is_a, is_of};
+use rollbook_core::json::Json;
 use rollbook_core::source::{
     Fetched, Instance, Lookup, PAGE_MAX, Page, PageRequest, Position, Source, SourceError, Window,
 };
-use serde_json::Value;
 
 pub use self::key::{Environment, KeyError, SecretKey};
 pub use self::request::ANSWER_BYTES_MAX;
@@ -99,12 +100,12 @@ impl Source for ClerkApi {
     async fn instance(&self) -> Result<Instance, SourceError> {
         let request = Request::new("/instance");
         let (object, clock) = self.transport.get(&request, decode::object).await?;
-        if !is_a("instance", &object) {
+        if !is_a("instance", object.value()) {
             return Err(request.unreadable("the answer is not an instance"));
         }
         let text = |key: &str| {
-            let text = object.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-            text.map(str::to_owned).ok_or_else(|| request.unreadable(&format!("the instance has no {key}")))
+            let text = object.get(key).and_then(Json::as_text).filter(|text| !text.is_empty());
+            text.map(Cow::into_owned).ok_or_else(|| request.unreadable(&format!("the instance has no {key}")))
         };
         Ok(Instance { id: text("id")?, environment: text("environment_type")?, clock })
     }
@@ -113,12 +114,12 @@ impl Source for ClerkApi {
         if resource.number == USERS.number {
             let request = within(Request::new("/users/count"), window);
             let (object, _) = self.transport.get(&request, decode::object).await?;
-            if !is_a("total_count", &object) {
+            if !is_a("total_count", object.value()) {
                 return Err(request.unreadable("the answer is not a count"));
             }
             return object
                 .get("total_count")
-                .and_then(Value::as_u64)
+                .and_then(Json::as_integer)
                 .ok_or_else(|| request.unreadable("the count has no total_count"));
         }
         if window != Window::ALL {
@@ -126,7 +127,7 @@ impl Source for ClerkApi {
         }
         let request = Endpoint::of(resource)?.list().query("limit", "1");
         let page = self.list(&request, 1).await?;
-        if !page.objects.iter().all(|object| is_of(resource, &object.decode())) {
+        if !page.objects.iter().all(|object| is_of(resource, object.decode().value())) {
             return Err(request.unreadable("the list has an object of another type"));
         }
         page.total.ok_or_else(|| request.unreadable("the list has no total_count"))

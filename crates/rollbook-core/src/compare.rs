@@ -5,11 +5,10 @@
 
 mod number;
 
-use serde_json::{Map, Value};
-
 use crate::catalog::Resource;
 use crate::change::{SubjectChange, Version};
 use crate::drift::Drift;
+use crate::json::{Json, Members, below};
 use crate::merge::{Content, SubjectState};
 
 /// Keys of JSON that the team defines. It is compared as a whole: a key that only one side has is a difference.
@@ -64,56 +63,55 @@ fn judge_content(observed: &SubjectChange, known: &Version) -> Verdict {
 
 /// Returns whether the contents of an object at Clerk and of a row are equal, on the keys that both have and
 /// without the resource's volatile paths. Metadata is compared as a whole.
-pub fn is_same_content(
-    resource: &Resource,
-    observed: &Map<String, Value>,
-    stored: &Map<String, Value>,
-) -> bool {
+pub fn is_same_content(resource: &Resource, observed: Json<'_>, stored: Json<'_>) -> bool {
     let paths: Vec<&[&str]> = resource.volatile.iter().chain(resource.secrets).copied().collect();
-    is_same_object(&paths, observed, stored)
+    is_same_value(&paths, observed, stored)
 }
 
-fn is_same_object(skipped: &[&[&str]], observed: &Map<String, Value>, stored: &Map<String, Value>) -> bool {
-    observed.iter().all(|(key, value)| {
-        let Some(other) = stored.get(key) else { return true };
-        if METADATA.contains(&key.as_str()) {
-            return is_same_json(value, other);
-        }
-        let below: Vec<&[&str]> = skipped
-            .iter()
-            .filter(|path| path.first() == Some(&key.as_str()))
-            .map(|path| &path[1..])
-            .collect();
-        below.iter().any(|path| path.is_empty()) || is_same_value(&below, value, other)
-    })
-}
-
-fn is_same_value(skipped: &[&[&str]], observed: &Value, stored: &Value) -> bool {
-    match (observed, stored) {
-        (Value::Object(observed), Value::Object(stored)) => is_same_object(skipped, observed, stored),
-        (Value::Array(observed), Value::Array(stored)) => {
-            let mut pairs = observed.iter().zip(stored);
-            observed.len() == stored.len()
-                && pairs.all(|(observed, stored)| is_same_value(skipped, observed, stored))
-        }
-        (observed, stored) => is_same_json(observed, stored),
+fn is_same_value(skipped: &[&[&str]], observed: Json<'_>, stored: Json<'_>) -> bool {
+    if let (true, Some(stored)) = (observed.is_object(), Members::of(stored)) {
+        return observed.members().all(|(key, value)| {
+            let Some(other) = stored.get(key) else { return true };
+            if METADATA.contains(&key) {
+                return is_same_json(value, other);
+            }
+            let below = below(skipped, key);
+            below.iter().any(|path| path.is_empty()) || is_same_value(&below, value, other)
+        });
     }
+    if observed.is_list() && stored.is_list() {
+        let is_same = |observed, stored| is_same_value(skipped, observed, stored);
+        return all_pairs(observed.elements(), stored.elements(), is_same);
+    }
+    is_same_json(observed, stored)
 }
 
 /// Whether two values are equal, numbers by their value: an engine may write them in another form.
-fn is_same_json(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        (Value::Number(one), Value::Number(other)) => number::is_equal(one, other),
-        (Value::Array(one), Value::Array(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same_json(one, other))
+fn is_same_json(one: Json<'_>, other: Json<'_>) -> bool {
+    if one.is_object() && other.is_object() {
+        // Both have their keys in the same order.
+        let is_same = |(key, one), (other_key, other)| key == other_key && is_same_json(one, other);
+        return all_pairs(one.members(), other.members(), is_same);
+    }
+    if one.is_list() && other.is_list() {
+        return all_pairs(one.elements(), other.elements(), is_same_json);
+    }
+    let numbers = one.as_number().zip(other.as_number());
+    numbers.map_or(one == other, |(one, other)| number::is_equal(one, other))
+}
+
+/// Whether both have as many elements, and those at each position are the same.
+fn all_pairs<T: Copy>(
+    mut one: impl Iterator<Item = T>,
+    mut other: impl Iterator<Item = T>,
+    is_same: impl Fn(T, T) -> bool,
+) -> bool {
+    loop {
+        match (one.next(), other.next()) {
+            (None, None) => return true,
+            (Some(one), Some(other)) if is_same(one, other) => {}
+            _ => return false,
         }
-        (Value::Object(one), Value::Object(other)) => {
-            let is_same = |(key, value): (&String, &Value)| {
-                other.get(key).is_some_and(|other| is_same_json(value, other))
-            };
-            one.len() == other.len() && one.iter().all(is_same)
-        }
-        (one, other) => one == other,
     }
 }
 

@@ -15,7 +15,7 @@
 //! the rows ([`drift`]).
 //!
 //! For the SQL engines: [`table_layout`] is what their tables share, [`pace`] sizes the steps of large work, [`sweep`]
-//! orders the rows that retention reads, [`sanitize`] replaces what not every engine can store, and [`rehearsal`] has
+//! orders the rows that retention reads, [`sanitize`] replaces what not every engine can store, [`json`] writes it in one form, and [`rehearsal`] has
 //! changes that a check of a store writes and rolls back.
 //!
 //! For the connections: [`url`] parses URLs without repeating them, [`protection`] says how bytes are protected on their
@@ -29,6 +29,7 @@ pub mod compare;
 pub mod delivery;
 pub mod drift;
 pub mod event;
+pub mod json;
 pub mod live;
 pub mod merge;
 pub mod named;

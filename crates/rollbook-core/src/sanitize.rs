@@ -9,12 +9,12 @@
 //! cannot be misread.
 //!
 //! Numbers in JSON have no limit. Numbers in Postgres have one, and Postgres writes out every digit of
-//! `1e9999` whenever the row is read. A number with more than [`NUMBER_DIGITS_MAX`] digits, written out, becomes a text.
+//! `1e9999` whenever the row is read. A number with more than [`NUMBER_DIGITS_MAX`] digits, written out, becomes a text
+//! ([`crate::json`] replaces it, where numbers are parsed).
 
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr_iter};
-use serde_json::{Number, Value};
 
 const REPLACEMENT: &[u8; 6] = b"\\ufffd";
 const ESCAPE_LENGTH: usize = REPLACEMENT.len();
@@ -25,8 +25,11 @@ const DOLLAR: u16 = b'$' as u16;
 /// gigabytes when it is read.
 pub const NUMBER_DIGITS_MAX: usize = 1000;
 
+/// Key by which `serde_json` says that an object is a number.
+pub(crate) const NUMBER_KEY: &str = "$serde_json::private::Number";
+
 /// Private keys of `serde_json`, with the features that this or another crate enables.
-const PRIVATE_KEYS: [&[u8]; 2] = [b"$serde_json::private::Number", b"$serde_json::private::RawValue"];
+const PRIVATE_KEYS: [&[u8]; 2] = [NUMBER_KEY.as_bytes(), b"$serde_json::private::RawValue"];
 
 /// Replaces every escaped NUL, every lone surrogate and every private key of `serde_json` in a JSON text.
 /// Returns the text, borrowed if nothing was replaced, and the number of replacements. Accepts any bytes;
@@ -67,23 +70,8 @@ pub fn sanitize(text: &[u8]) -> (Cow<'_, [u8]>, usize) {
     (clean, replaced)
 }
 
-/// Replaces every number in `value` that has more than [`NUMBER_DIGITS_MAX`] digits, written out, by its
-/// text. Returns the number of replacements.
-pub fn sanitize_numbers(value: &mut Value) -> usize {
-    match value {
-        Value::Number(number) if is_too_long(number) => {
-            *value = Value::String(number.to_string());
-            1
-        }
-        Value::Array(elements) => elements.iter_mut().map(sanitize_numbers).sum(),
-        Value::Object(members) => members.values_mut().map(sanitize_numbers).sum(),
-        _ => 0,
-    }
-}
-
-/// Returns whether the number is too long, including the zeros that its exponent stands for.
-fn is_too_long(number: &Number) -> bool {
-    let number = number.as_str();
+/// Returns whether a number has more than [`NUMBER_DIGITS_MAX`] digits, including the zeros that its exponent stands for.
+pub(crate) fn is_too_long(number: &str) -> bool {
     let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let zeros = exponent.parse::<i64>().map_or(u64::MAX, i64::unsigned_abs);
     zeros.saturating_add(digits.len() as u64) > NUMBER_DIGITS_MAX as u64
@@ -130,8 +118,10 @@ const fn is_low(unit: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
 
     fn clean(text: &str) -> (String, usize) {
         let (bytes, replaced) = sanitize(text.as_bytes());
@@ -164,23 +154,6 @@ mod tests {
                 assert_eq!(read(&text).to_string(), expected, "{text}");
                 assert_eq!(clean(&text).1, 1);
             }
-        }
-    }
-
-    #[test]
-    fn a_number_with_too_many_digits_becomes_a_text() {
-        let text = |number: &str| {
-            let mut value = serde_json::from_str(&format!(r#"{{"a":[{number}]}}"#)).expect("JSON");
-            let replaced = sanitize_numbers(&mut value);
-            assert_eq!(replaced, usize::from(value["a"][0].is_string()));
-            value["a"][0].as_str().map(str::to_owned)
-        };
-        let (long, longer) = ("9".repeat(NUMBER_DIGITS_MAX), "9".repeat(NUMBER_DIGITS_MAX + 1));
-        for number in ["1e999", "-1e998", "1e-999", "5e-324", "-0.0", &long] {
-            assert_eq!(text(number), None, "{number}");
-        }
-        for number in ["1e+1000", "1e-1000", "1e+131072", "1e-99999999999999999999", &longer] {
-            assert_eq!(text(number).as_deref(), Some(number));
         }
     }
 

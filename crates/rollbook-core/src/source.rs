@@ -9,9 +9,9 @@ mod raw_object;
 use std::fmt;
 
 use async_trait::async_trait;
-use serde_json::{Map, Value};
 
 use crate::catalog::Resource;
+use crate::json::Document;
 use crate::time::Timestamp;
 
 pub use self::raw_object::RawObject;
@@ -145,7 +145,7 @@ pub struct Lookup {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Presence {
     /// The object exists: its content.
-    Exists(Map<String, Value>),
+    Exists(Document),
     /// The object does not exist.
     Absent,
     /// Nothing is proved, for this reason: the id can't be asked for, or two answers contradict each other.

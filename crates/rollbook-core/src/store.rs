@@ -35,7 +35,7 @@ pub use self::reconciliation::{
     Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
     RUNS_KEPT_MIN, Reconciliation, Reset, Run, RunState,
 };
-pub use self::rows::{ReadProgress, RowView, Rows};
+pub use self::rows::{ReadProgress, RowText, RowView, Rows};
 use crate::change::{Applied, Change};
 use crate::merge::DeletedRows;
 use crate::protection::Protection;

@@ -1,10 +1,12 @@
 //! Lines of the change feed, for people and programs.
 
 use rollbook_core::catalog::find_resource;
-use rollbook_core::store::{ChangeKind, ChangeLine, ChangeOrigin, Generation, Position, Rows, StoreError};
+use rollbook_core::json::Document;
+use rollbook_core::store::{
+    ChangeKind, ChangeLine, ChangeOrigin, Generation, Position, RowText, Rows, StoreError,
+};
 use rollbook_core::time::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 
 /// A line of the feed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,7 +46,7 @@ pub struct ExpandedChange {
     pub change: ChangeView,
     /// The row as it is now: `None` if not asked for, null if the table has none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub row: Option<Value>,
+    pub row: Option<Document>,
 }
 
 impl ExpandedChange {
@@ -82,9 +84,9 @@ pub fn generation_name(generation: Generation) -> String {
 ///
 /// # Errors
 /// The store can't read the row.
-pub async fn row(change: &ChangeView, rows: &dyn Rows) -> Result<Value, StoreError> {
+pub async fn row(change: &ChangeView, rows: &dyn Rows) -> Result<Document, StoreError> {
     // A table of a newer release is not known here.
-    let Some(resource) = find_resource(&change.resource) else { return Ok(Value::Null) };
-    let row = rows.get(resource, &change.subject_id).await?;
-    Ok(row.map_or(Value::Null, |row| Value::Object(row.columns)))
+    let Some(resource) = find_resource(&change.resource) else { return Ok(Document::default()) };
+    let row = rows.get_text(resource, &change.subject_id).await?;
+    Ok(row.map(RowText::into_json).unwrap_or_default())
 }

@@ -1,13 +1,14 @@
 //! Ownership of a message: the object its body is about and the objects that this belongs to. Works on bodies
 //! that no worker could apply, too.
 
+use std::borrow::Cow;
 use std::iter::successors;
 
 use rollbook_core::catalog::{self, Resource};
 use rollbook_core::change::Field;
 use rollbook_core::event::{self, NAME_LENGTH_MAX};
-use rollbook_core::sanitize::sanitize;
-use serde_json::{Map, Value};
+use rollbook_core::json::{Document, Json, Members};
+use serde_json::Value;
 
 /// Object of an event, and what it belongs to.
 #[derive(Default)]
@@ -25,23 +26,23 @@ pub(crate) struct Ownership {
     pub(crate) parents: Vec<(&'static Resource, String)>,
     /// Addresses in the object of persons who need not be users.
     pub(crate) addresses: Vec<String>,
-    /// Content of the object.
-    pub(crate) data: Map<String, Value>,
+    /// Content of the object, as JSON.
+    data: String,
 }
 
 impl Ownership {
     /// Reads a body. Accepts every body.
     pub(crate) fn read(body: &[u8]) -> Self {
-        let (text, _) = sanitize(body);
-        let Ok(Value::Object(mut event)) = serde_json::from_slice(&text) else {
+        let Ok(event) = Document::read(body) else {
             return Self { event_type: event::type_of(body), ..Self::default() };
         };
         let event_type = name(event.get("type"));
-        let Some(Value::Object(data)) = event.remove("data") else {
+        let data = event.get("data").and_then(|data| Some((data, Members::of(data)?)));
+        let Some((data, members)) = data else {
             return Self { event_type, ..Self::default() };
         };
         let resource = event_type.as_deref().and_then(catalog::find_event).map(|(resource, _)| resource);
-        let id = name(data.get("id"));
+        let id = name(members.get("id"));
         let mut ownership = Self {
             readable: event_type.is_some() && (resource.is_none() || id.is_some()),
             event_type,
@@ -50,7 +51,7 @@ impl Ownership {
             ..Self::default()
         };
         for column in resource.into_iter().flat_map(|resource| resource.columns.iter()) {
-            let Field::Text(value) = event::value_of(&data, column) else { continue };
+            let Field::Text(value) = event::value_of(&members, column) else { continue };
             let of = |resource: &Resource| resource.addresses.contains(&column.name);
             if resource.is_some_and(of) {
                 ownership.addresses.push(value);
@@ -58,7 +59,12 @@ impl Ownership {
                 ownership.parents.push((link.parent, value));
             }
         }
-        Self { data, ..ownership }
+        Self { data: data.as_json().to_owned(), ..ownership }
+    }
+
+    /// Returns the content of the object. One with many numbers takes forty times its text.
+    pub(crate) fn content(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_default()
     }
 
     /// Returns whether the object has this id.
@@ -72,9 +78,9 @@ impl Ownership {
     }
 }
 
-fn name(value: Option<&Value>) -> Option<String> {
-    let name = value?.as_str().filter(|text| (1..=NAME_LENGTH_MAX).contains(&text.len()));
-    name.map(str::to_owned)
+fn name(value: Option<Json<'_>>) -> Option<String> {
+    let name = value?.as_text().filter(|text| (1..=NAME_LENGTH_MAX).contains(&text.len()));
+    name.map(Cow::into_owned)
 }
 
 /// Returns whether a text contains this id or address as a whole word: `joann@x.example` does not contain

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rollbook_core::json::Document;
 use rollbook_core::time::Timestamp;
 use serde_json::Value;
 use sqlx::encode::IsNull;
@@ -32,7 +33,7 @@ pub(crate) struct Time(pub(crate) Timestamp);
 pub(crate) struct Json<'a>(pub(crate) &'a str);
 
 /// A parsed `jsonb`.
-pub(crate) struct Read(pub(crate) Value);
+pub(crate) struct Read<T>(pub(crate) T);
 
 impl Time {
     /// Returns the timestamp as a bound of a range; `None` if it is before or after all that can be stored.
@@ -89,17 +90,27 @@ impl Encode<'_, Postgres> for Json<'_> {
     }
 }
 
-impl Type<Postgres> for Read {
+impl<T> Type<Postgres> for Read<T> {
     fn type_info() -> PgTypeInfo {
         Json::type_info()
     }
 }
 
-impl Decode<'_, Postgres> for Read {
+impl Decode<'_, Postgres> for Read<Value> {
     fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
-        let text = value.as_bytes()?.strip_prefix(&[JSONB]).ok_or("a jsonb of an unknown version")?;
-        Ok(Self(serde_json::from_slice(text)?))
+        Ok(Self(serde_json::from_slice(jsonb(&value)?)?))
     }
+}
+
+impl Decode<'_, Postgres> for Read<Document> {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        Ok(Self(Document::read(jsonb(&value)?)?))
+    }
+}
+
+/// Returns the text of a `jsonb`.
+fn jsonb<'r>(value: &PgValueRef<'r>) -> Result<&'r [u8], BoxDynError> {
+    Ok(value.as_bytes()?.strip_prefix(&[JSONB]).ok_or("a jsonb of an unknown version")?)
 }
 
 /// Reads a count, which is never negative.

@@ -7,10 +7,10 @@ use rollbook_core::change::{Change, Effect, Origin, SubjectChange, Version};
 use rollbook_core::compare::{Verdict, is_same_content, judge};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::is_of;
+use rollbook_core::json::Document;
 use rollbook_core::source::{Fetched, LOOKUPS_MAX, Lookup, Presence, SourceError};
 use rollbook_core::store::{Held, HeldCount, HeldKey, HeldState};
 use rollbook_core::time::Timestamp;
-use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -256,7 +256,7 @@ impl Context {
             }
         }
         for one in &mut all {
-            if matches!(&one.presence, Presence::Exists(object) if !is_of(resource, object)) {
+            if matches!(&one.presence, Presence::Exists(object) if !is_of(resource, object.value())) {
                 one.presence = Presence::Unknown("the object is of another type, or marked as deleted");
             }
         }
@@ -272,10 +272,9 @@ impl Context {
 
 /// Whether the content of the subject equals this `data` of its row.
 fn is_same(resource: &Resource, subject: &SubjectChange, stored: &str) -> bool {
-    let parse = |text: &str| serde_json::from_str::<Map<String, Value>>(text).ok();
-    let seen = subject.row.as_ref().and_then(|row| parse(&row.data));
-    match (seen, parse(stored)) {
-        (Some(seen), Some(stored)) => is_same_content(resource, &seen, &stored),
+    let Some(row) = &subject.row else { return false };
+    match [row.data.as_str(), stored].map(|text| Document::read(text.as_bytes())) {
+        [Ok(seen), Ok(stored)] => is_same_content(resource, seen.value(), stored.value()),
         _ => false,
     }
 }

@@ -3,8 +3,8 @@
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::SubjectChange;
 use rollbook_core::event::observed;
+use rollbook_core::json::Document;
 use rollbook_core::time::Timestamp;
-use serde_json::{Map, Value};
 
 use crate::settings::MARGIN;
 
@@ -24,7 +24,7 @@ pub(crate) struct Readings {
 
 impl Readings {
     /// Takes the object of a point read.
-    pub(crate) fn of(resource: &'static Resource, object: Map<String, Value>, clock: Timestamp) -> Self {
+    pub(crate) fn of(resource: &'static Resource, object: Document, clock: Timestamp) -> Self {
         let mut readings = Self::new(clock);
         readings.add(resource, object);
         readings
@@ -34,7 +34,7 @@ impl Readings {
         Self { subjects: Vec::new(), unreadable: 0, has_twice: false, last_at: None, clock }
     }
 
-    pub(crate) fn add(&mut self, resource: &'static Resource, object: Map<String, Value>) {
+    pub(crate) fn add(&mut self, resource: &'static Resource, object: Document) {
         match observed(resource, object, reading_time(self.clock)) {
             Some((subject, _)) => {
                 self.last_at = Some(self.subjects.len() as u64 + self.unreadable);
@@ -87,8 +87,7 @@ mod tests {
             (json!({ "id": "user_1", "deleted": "yes" }), false),
         ] {
             let text = object.to_string();
-            let object = object.as_object().cloned().expect("an object");
-            let readings = Readings::of(&USERS, object, Timestamp::default());
+            let readings = Readings::of(&USERS, Document::from(&object), Timestamp::default());
             let expected = (usize::from(is_read), u64::from(!is_read));
             assert_eq!((readings.subjects.len(), readings.unreadable), expected, "{text}");
             assert!(!readings.is_empty());

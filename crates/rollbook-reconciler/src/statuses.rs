@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use rollbook_core::catalog::{Resource, SUBSCRIPTION_ITEMS};
 use rollbook_core::drift::Drift;
 use rollbook_core::event::{id_of, is_of};
+use rollbook_core::json::{Document, Json};
 use rollbook_core::source::{Position, RawObject, SourceError};
-use serde_json::{Map, Value};
 
 use crate::context::Context;
 use crate::error::ReconcileError;
@@ -44,13 +44,13 @@ impl Context {
             let total = page.total.ok_or(unreliable("a page has no total"))?;
             let end = *end.get_or_insert(total.saturating_mul(2).saturating_add(GROWTH_MAX));
             let length = page.objects.len() as u64;
-            let objects: Vec<Map<String, Value>> =
-                page.objects.iter().map(RawObject::decode).filter(|of| is_of(resource, of)).collect();
-            let ids: HashSet<String> = objects.iter().filter_map(id_of).map(str::to_owned).collect();
-            let unreadable = length.saturating_sub(objects.iter().filter_map(id_of).count() as u64);
+            let items = page.objects.iter().map(RawObject::decode).filter_map(|of| Item::read(resource, &of));
+            let items: Vec<Item> = items.collect();
+            let ids: HashSet<String> = items.iter().map(|item| item.id.clone()).collect();
+            let unreadable = length.saturating_sub(items.len() as u64);
             idle = if ids.is_subset(&before) { idle + 1 } else { 0 };
             before = ids;
-            let counts = self.compare_statuses(resource, &objects).await?;
+            let counts = self.compare_statuses(resource, &items).await?;
             offset += length;
             self.update(resource.table, |of| {
                 of.total = total;
@@ -74,19 +74,18 @@ impl Context {
     async fn compare_statuses(
         &self,
         resource: &'static Resource,
-        objects: &[Map<String, Value>],
+        items: &[Item],
     ) -> Result<[(Drift, u64); 2], ReconcileError> {
-        let ids: Vec<&str> = objects.iter().filter_map(id_of).collect();
+        let ids: Vec<&str> = items.iter().map(|item| item.id.as_str()).collect();
         let rows = self.patiently("the store", || self.ports.records.contents(resource, &ids)).await?;
-        let parse = |text: &str| serde_json::from_str::<Map<String, Value>>(text).ok();
-        let rows: HashMap<String, Map<String, Value>> =
-            rows.into_iter().filter_map(|(id, data)| Some((id, parse(&data)?))).collect();
+        let read = |data: &str| Some(State::of(Document::read(data.as_bytes()).ok()?.value()));
+        let rows: HashMap<String, State> =
+            rows.into_iter().filter_map(|(id, data)| Some((id, read(&data)?))).collect();
         let (mut missing, mut differing) = (0, 0);
-        for object in objects {
-            let Some(id) = id_of(object) else { continue };
-            match rows.get(id) {
+        for item in items {
+            match rows.get(&item.id) {
                 None => missing += 1,
-                Some(row) if is_behind(row, object) => differing += 1,
+                Some(row) if row.is_behind(&item.state) => differing += 1,
                 Some(_) => {}
             }
         }
@@ -94,9 +93,38 @@ impl Context {
     }
 }
 
-/// Whether the row shows another status, and no later state than the page.
-fn is_behind(row: &Map<String, Value>, object: &Map<String, Value>) -> bool {
-    let updated_at = |of: &Map<String, Value>| of.get("updated_at").and_then(Value::as_i64);
-    let is_newer = updated_at(row).zip(updated_at(object)).is_some_and(|(row, page)| row > page);
-    row.get("status") != object.get("status") && !is_newer
+/// Subscription item of a page.
+struct Item {
+    id: String,
+    state: State,
+}
+
+impl Item {
+    /// Reads a living item. `None` if the object is another one, or has no usable id.
+    fn read(resource: &Resource, object: &Document) -> Option<Self> {
+        let object = Some(object.value()).filter(|object| is_of(resource, *object))?;
+        Some(Self { id: id_of(object)?.into_owned(), state: State::of(object) })
+    }
+}
+
+/// State of an item, at Clerk or in its row.
+struct State {
+    updated_at: Option<i64>,
+    /// JSON text of the status.
+    status: Option<String>,
+}
+
+impl State {
+    fn of(item: Json<'_>) -> Self {
+        Self {
+            updated_at: item.get("updated_at").and_then(Json::as_integer),
+            status: item.get("status").map(|status| status.as_json().to_owned()),
+        }
+    }
+
+    /// Whether a row shows another status than a page, and no later state.
+    fn is_behind(&self, page: &Self) -> bool {
+        let is_newer = self.updated_at.zip(page.updated_at).is_some_and(|(row, page)| row > page);
+        self.status != page.status && !is_newer
+    }
 }

@@ -4,6 +4,7 @@ use rollbook_core::catalog::{
     ORGANIZATION_DOMAINS, ORGANIZATION_INVITATIONS, ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, PERMISSIONS,
     ROLES, Resource, SUBSCRIPTION_ITEMS, USERS, WAITLIST_ENTRIES,
 };
+use rollbook_core::json::Json;
 use rollbook_core::source::{Fetched, Lookup, Presence, Source as _, SourceError};
 
 use crate::server::{Answer, Server, json, not_found};
@@ -20,7 +21,9 @@ fn object(id: &str) -> Answer {
 /// Each result in a word: the id of the object, `absent` or `unknown`.
 fn words(fetched: &[Fetched]) -> Vec<&str> {
     let word = |fetched: &'_ Fetched| match &fetched.presence {
-        Presence::Exists(object) => object["id"].as_str().expect("an id").to_owned().leak(),
+        Presence::Exists(object) => {
+            object.get("id").and_then(Json::as_text).expect("an id").into_owned().leak()
+        }
         Presence::Absent => "absent",
         Presence::Unknown(_) => "unknown",
     };

@@ -6,10 +6,10 @@ use rollbook_core::catalog::{self, Kind, Verb};
 use rollbook_core::change::{Effect, Field, SubjectChange};
 use rollbook_core::event::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, Parsed, parse, type_of};
 use rollbook_core::retry::{Failure, Reason};
-use rollbook_core::sanitize::sanitize;
+use rollbook_core::sanitize::{NUMBER_DIGITS_MAX, sanitize};
 use rollbook_core::time::Timestamp;
 
-use crate::json::{self, Json};
+use crate::json::{self, Json, written_out};
 
 /// Maximum nesting depth that the parser accepts.
 const DEPTH_MAX: usize = 127;
@@ -64,6 +64,9 @@ fn name(value: Option<&Json>) -> Option<&str> {
 /// Milliseconds, or seconds below the limit, from 1970 to 9999.
 fn time(value: Option<&Json>) -> Option<Timestamp> {
     let Json::Number(number) = value? else { return None };
+    if written_out(number) > NUMBER_DIGITS_MAX {
+        return None;
+    }
     let number = whole(number)?;
     let millis = if number < SECONDS_BELOW { number.checked_mul(1000)? } else { number };
     MILLIS.contains(&millis).then(|| Timestamp::from_millis(millis))

@@ -95,7 +95,7 @@ fn spelled(number: &str) -> String {
 }
 
 /// Returns the number of characters when the exponent is written out too, including the sign and the point.
-fn written_out(number: &str) -> usize {
+pub fn written_out(number: &str) -> usize {
     let number = spelled(number);
     let (digits, exponent) = number.split_once('e').unwrap_or((&number, "0"));
     exponent

@@ -1,20 +1,23 @@
 //! Each row of the table of drift, and the edges of the content comparison.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, SUBSCRIPTION_ITEMS, USERS};
 use crate::event::observed;
+use crate::json::Document;
 use crate::time::Timestamp;
 
 const READ_AT: i64 = 1_785_400_000_000;
 
-fn object(value: &Value) -> Map<String, Value> {
-    value.as_object().cloned().expect("an object")
+/// Whether both contents are the same.
+fn is_same(resource: &Resource, observed: &Value, stored: &Value) -> bool {
+    let [observed, stored] = [observed, stored].map(Document::from);
+    is_same_content(resource, observed.value(), stored.value())
 }
 
 fn reading(value: &Value) -> SubjectChange {
-    observed(&USERS, object(value), Timestamp::from_millis(READ_AT)).expect("an object with an id").0
+    observed(&USERS, value, Timestamp::from_millis(READ_AT)).expect("an object with an id").0
 }
 
 fn user(updated_at: i64, first_name: &str) -> SubjectChange {
@@ -91,7 +94,7 @@ fn an_object_without_updated_at_is_compared_by_content() {
 
 #[test]
 fn contents_are_compared_on_the_keys_that_both_have() {
-    let same = |observed, stored| is_same_content(&USERS, &object(&observed), &object(&stored));
+    let same = |observed, stored| is_same(&USERS, &observed, &stored);
     assert!(same(json!({"id": "a", "only_api": 1}), json!({"id": "a", "only_webhook": 2})));
     assert!(!same(json!({"banned": true}), json!({"banned": false})));
     assert!(!same(json!({"banned": true}), json!({"banned": null})));
@@ -107,8 +110,8 @@ fn contents_are_compared_on_the_keys_that_both_have() {
 #[test]
 fn metadata_that_gained_or_lost_a_key_is_other_content() {
     let same = |observed, stored| {
-        let user = |metadata| object(&json!({ "id": "a", "public_metadata": metadata }));
-        is_same_content(&USERS, &user(observed), &user(stored))
+        let user = |metadata| json!({ "id": "a", "public_metadata": metadata });
+        is_same(&USERS, &user(observed), &user(stored))
     };
     assert!(same(json!({"plan": "pro"}), json!({"plan": "pro"})));
     assert!(!same(json!({}), json!({"plan": "pro"})));
@@ -120,14 +123,13 @@ fn metadata_that_gained_or_lost_a_key_is_other_content() {
 #[test]
 fn volatile_paths_and_secrets_are_not_compared() {
     let organizations = [json!({"name": "A", "members_count": 2}), json!({"name": "A", "members_count": 3})];
-    assert!(is_same_content(&ORGANIZATIONS, &object(&organizations[0]), &object(&organizations[1])));
-    let membership =
-        |name, role| object(&json!({"role": role, "organization": {"id": "org_1", "name": name}}));
+    assert!(is_same(&ORGANIZATIONS, &organizations[0], &organizations[1]));
+    let membership = |name, role| json!({"role": role, "organization": {"id": "org_1", "name": name}});
     let resource = &ORGANIZATION_MEMBERSHIPS;
-    assert!(is_same_content(resource, &membership("A", "admin"), &membership("B", "admin")));
-    assert!(!is_same_content(resource, &membership("A", "admin"), &membership("A", "member")));
-    let metadata = |count| object(&json!({"public_metadata": {"members_count": count}}));
-    assert!(!is_same_content(&ORGANIZATIONS, &metadata(1), &metadata(2)), "a path is not a name");
+    assert!(is_same(resource, &membership("A", "admin"), &membership("B", "admin")));
+    assert!(!is_same(resource, &membership("A", "admin"), &membership("A", "member")));
+    let metadata = |count| json!({"public_metadata": {"members_count": count}});
+    assert!(!is_same(&ORGANIZATIONS, &metadata(1), &metadata(2)), "a path is not a name");
     assert!(SUBSCRIPTION_ITEMS.volatile.is_empty());
 }
 
@@ -136,9 +138,9 @@ fn numbers_are_compared_by_value_as_an_engine_may_write_them_in_another_form() {
     let same = |one: &str, other: &str| {
         let user = |n: &str| {
             let text = format!(r#"{{"id":"a","public_metadata":{{"n":[{n},{{"deep":{n}}}]}},"seats":{n}}}"#);
-            object(&serde_json::from_str(&text).expect("JSON"))
+            serde_json::from_str(&text).expect("JSON")
         };
-        is_same_content(&USERS, &user(one), &user(other))
+        is_same(&USERS, &user(one), &user(other))
     };
     for (sent, stored) in [("1e5", "100000"), ("-0", "0"), ("1.0", "1.00"), ("1e-3", "0.001")] {
         assert!(same(sent, stored), "{sent} {stored}");

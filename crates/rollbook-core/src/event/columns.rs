@@ -1,13 +1,13 @@
 //! Reading the typed columns from an object.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde_json::{Map, Value};
-
 use super::numbers::whole;
-use super::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX, text_of};
+use super::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX};
 use crate::catalog::{Kind, Resource, Source};
 use crate::change::Field;
+use crate::json::{Json, Members};
 use crate::time::Timestamp;
 
 /// Reason why a value does not fit its column, without the value.
@@ -40,24 +40,18 @@ impl fmt::Display for Mismatch {
 }
 
 impl Mismatch {
-    const fn of_type(found: &Value, expected: &'static str) -> Self {
-        let found = match found {
-            Value::Null => "null",
-            Value::Bool(_) => "true or false",
-            Value::Number(_) => "a number",
-            Value::String(_) => "a text",
-            Value::Array(_) => "a list",
-            Value::Object(_) => "an object",
-        };
-        Self::Type { found, expected }
+    fn of_type(found: Json<'_>, expected: &'static str) -> Self {
+        Self::Type { found: found.type_name(), expected }
     }
 }
 
 /// Returns the columns that are null because the value in `data` does not fit them, with the reason, in the order of the
 /// table. The `data` is that of a stored row: the result is the same as when its event was parsed.
-pub fn mismatches(resource: &Resource, data: &Map<String, Value>) -> Vec<(&'static str, Mismatch)> {
+pub fn mismatches(resource: &Resource, data: Json<'_>) -> Vec<(&'static str, Mismatch)> {
+    let Some(data) = Members::of(data) else { return Vec::new() };
     let times = ["created_at", "updated_at"].map(|key| (key, Ok(data.get(key)), Kind::Time));
-    let columns = resource.columns.iter().map(|column| (column.name, find(data, column.source), column.kind));
+    let columns =
+        resource.columns.iter().map(|column| (column.name, find(&data, column.source), column.kind));
     times
         .into_iter()
         .chain(columns)
@@ -69,7 +63,7 @@ pub fn mismatches(resource: &Resource, data: &Map<String, Value>) -> Vec<(&'stat
 }
 
 /// Returns the value at a source, or `None` if the value or anything on the way to it is missing or null.
-pub(super) fn find(data: &Map<String, Value>, source: Source) -> Result<Option<&Value>, Mismatch> {
+pub(super) fn find<'a>(data: &Members<'a>, source: Source) -> Result<Option<Json<'a>>, Mismatch> {
     match source {
         Source::Path(path) => at(data, path),
         Source::Either(first, second) => match at(data, first)? {
@@ -77,88 +71,67 @@ pub(super) fn find(data: &Map<String, Value>, source: Source) -> Result<Option<&
             _ => at(data, second),
         },
         Source::Chosen { list, id_of, field } => {
-            let chosen = match data.get(id_of) {
-                None | Some(Value::Null) => return Ok(None),
-                Some(id) => id.as_str().ok_or_else(|| Mismatch::of_type(id, "a text"))?,
-            };
-            let elements = match data.get(list) {
-                None | Some(Value::Null) => return Ok(None),
-                Some(list) => list.as_array().ok_or_else(|| Mismatch::of_type(list, "a list"))?,
-            };
-            let is_chosen = |element: &&Value| element.get("id").and_then(Value::as_str) == Some(chosen);
-            Ok(elements.iter().find(is_chosen).and_then(|element| element.get(field)))
+            let Some(id) = data.get(id_of).filter(|id| !id.is_null()) else { return Ok(None) };
+            let chosen = id.as_text().ok_or_else(|| Mismatch::of_type(id, "a text"))?;
+            let Some(list) = data.get(list).filter(|list| !list.is_null()) else { return Ok(None) };
+            if !list.is_list() {
+                return Err(Mismatch::of_type(list, "a list"));
+            }
+            let is_chosen = |id: Json<'_>| id.as_text().is_some_and(|id| id == chosen);
+            let element = list.elements().find(|element| element.get("id").is_some_and(is_chosen));
+            Ok(element.and_then(|element| element.get(field)))
         }
     }
 }
 
 /// Returns whether the id is missing: Clerk then sends null or an empty string.
-fn is_empty_id(value: &Value) -> bool {
-    value.is_null() || value.as_str().is_some_and(str::is_empty)
+fn is_empty_id(value: Json<'_>) -> bool {
+    value.is_null() || value.as_text().is_some_and(|text| text.is_empty())
 }
 
-fn at<'a>(data: &'a Map<String, Value>, path: &[&str]) -> Result<Option<&'a Value>, Mismatch> {
+fn at<'a>(data: &Members<'a>, path: &[&str]) -> Result<Option<Json<'a>>, Mismatch> {
     let Some((first, rest)) = path.split_first() else { return Ok(None) };
-    let mut found = data.get(*first);
+    let mut found = data.get(first);
     for key in rest {
         found = match found {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::Object(object)) => object.get(*key),
-            Some(other) => return Err(Mismatch::of_type(other, "an object")),
+            Some(object) if object.is_object() => object.get(key),
+            Some(other) if !other.is_null() => return Err(Mismatch::of_type(other, "an object")),
+            _ => return Ok(None),
         };
     }
     Ok(found)
 }
 
 /// Converts the value to a column of this kind. A missing value and null fit every kind.
-pub(super) fn field(value: Option<&Value>, kind: Kind) -> Result<Field, Mismatch> {
+pub(super) fn field(value: Option<Json<'_>>, kind: Kind) -> Result<Field, Mismatch> {
     let Some(value) = value.filter(|value| !value.is_null()) else {
         return Ok(Field::Null);
     };
     match kind {
-        Kind::Text => as_text(value, usize::MAX).map(text),
-        Kind::IndexedText => as_text(value, INDEXED_TEXT_LENGTH_MAX).map(text),
+        Kind::Text => as_text(value, usize::MAX).map(Field::Text),
+        Kind::IndexedText => as_text(value, INDEXED_TEXT_LENGTH_MAX).map(Field::Text),
         Kind::Id => as_text(value, NAME_LENGTH_MAX).map(id),
         Kind::Integer => as_whole(value).map(Field::Integer),
         Kind::Bool => {
             value.as_bool().map(Field::Bool).ok_or_else(|| Mismatch::of_type(value, "true or false"))
         }
         Kind::Time => Timestamp::from_clerk(as_whole(value)?).map(Field::Time).ok_or(Mismatch::Range),
-        Kind::Json => Ok(Field::Json(text_of(value))),
+        Kind::Json => Ok(Field::Json(value.as_json().to_owned())),
     }
 }
 
 /// Returns a text of at most this many bytes.
-fn as_text(value: &Value, max: usize) -> Result<&str, Mismatch> {
-    let text = value.as_str().ok_or_else(|| Mismatch::of_type(value, "a text"))?;
-    if text.len() <= max { Ok(text) } else { Err(Mismatch::Length { max }) }
+fn as_text(value: Json<'_>, max: usize) -> Result<String, Mismatch> {
+    let text = value.as_text().ok_or_else(|| Mismatch::of_type(value, "a text"))?;
+    if text.len() <= max { Ok(Cow::into_owned(text)) } else { Err(Mismatch::Length { max }) }
 }
 
 /// Returns an integer of 64 bits.
-fn as_whole(value: &Value) -> Result<i64, Mismatch> {
-    match whole(value) {
-        Some(number) => Ok(number),
-        None if value.is_number() => Err(Mismatch::Range),
-        None => Err(Mismatch::of_type(value, "a number")),
-    }
+fn as_whole(value: Json<'_>) -> Result<i64, Mismatch> {
+    let number = value.as_number().ok_or_else(|| Mismatch::of_type(value, "a number"))?;
+    whole(number).ok_or(Mismatch::Range)
 }
 
-fn text(text: &str) -> Field {
-    Field::Text(text.to_owned())
-}
-
-fn id(text: &str) -> Field {
-    if text.is_empty() { Field::Null } else { Field::Text(text.to_owned()) }
-}
-
-/// Removes the value at a path of keys, if there is one.
-pub(super) fn remove(data: &mut Map<String, Value>, path: &[&str]) {
-    match path {
-        [] => {}
-        [key] => drop(data.remove(*key)),
-        [first, rest @ ..] => {
-            if let Some(Value::Object(inner)) = data.get_mut(*first) {
-                remove(inner, rest);
-            }
-        }
-    }
+fn id(text: String) -> Field {
+    if text.is_empty() { Field::Null } else { Field::Text(text) }
 }

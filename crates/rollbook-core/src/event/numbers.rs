@@ -4,20 +4,16 @@
 //! written in languages with floating-point numbers only use such notations (RFC 8259, section 6; I-JSON, RFC
 //! 7493, section 2.2).
 
-use serde_json::{Number, Value};
-
 /// Maximum number of digits of an `i64`.
 const DIGITS_MAX: usize = 19;
 
-/// Returns the value if it is an integer of 64 bits. The text decides, digit by digit: nothing is rounded.
-pub(super) fn whole(value: &Value) -> Option<i64> {
-    let Value::Number(number) = value else { return None };
-    number.as_i64().or_else(|| parse_notation(number))
+/// Returns a number of JSON if it is an integer of 64 bits. The text decides, digit by digit: nothing is rounded.
+pub(super) fn whole(number: &str) -> Option<i64> {
+    number.parse().ok().or_else(|| parse_notation(number))
 }
 
-fn parse_notation(number: &Number) -> Option<i64> {
-    let text = number.to_string();
-    let (sign, text) = text.strip_prefix('-').map_or(("", text.as_str()), |text| ("-", text));
+fn parse_notation(number: &str) -> Option<i64> {
+    let (sign, text) = number.strip_prefix('-').map_or(("", number), |text| ("-", text));
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (before, behind) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let digits = format!("{before}{behind}");
@@ -42,7 +38,10 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Option<i64> {
-        whole(&serde_json::from_str(text).expect("a number"))
+        let number: serde_json::Number = serde_json::from_str(text).expect("a number");
+        let numbers = [text, number.as_str()].map(whole);
+        assert_eq!(numbers[0], numbers[1], "{text}");
+        numbers[0]
     }
 
     #[test]
@@ -86,9 +85,6 @@ mod tests {
             "0.1000000000000000055511151231257827021181583404541015625",
         ] {
             assert_eq!(read(text), None, "{text}");
-        }
-        for other in ["\"1\"", "null", "true", "[1]"] {
-            assert_eq!(read(other), None, "{other}");
         }
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::json::Document;
+
 /// Object of a list as Clerk sent it. The text takes a fraction of the decoded object's memory, so that many pages
 /// can wait for their turn.
 #[derive(Clone, Debug)]
@@ -26,11 +28,16 @@ impl RawObject {
 
     /// Decodes the object. A member that is nested too deeply to be decoded safely becomes its own text: users can
     /// write such metadata themselves. A text that can't be decoded at all gives an empty object, which has no id.
-    pub fn decode(&self) -> Map<String, Value> {
+    pub fn decode(&self) -> Document {
         let text = self.0.get();
-        serde_json::from_str(text)
-            .or_else(|_| serde_json::from_str(text).map(decode_members))
-            .unwrap_or_default()
+        let decode_members = |_| {
+            let members: Members = serde_json::from_str(text).unwrap_or_default();
+            let decode = |raw: &RawValue| {
+                Document::read(raw.get().as_bytes()).unwrap_or_else(|_| Document::from(raw.get()))
+            };
+            Document::object(&members.into_iter().map(|(key, raw)| (key, decode(&raw))).collect())
+        };
+        Document::read(text.as_bytes()).unwrap_or_else(decode_members)
     }
 }
 
@@ -45,12 +52,6 @@ impl PartialEq for RawObject {
     fn eq(&self, other: &Self) -> bool {
         self.0.get() == other.0.get()
     }
-}
-
-/// Decodes each member. One that is nested too deeply becomes its text.
-fn decode_members(members: Members) -> Map<String, Value> {
-    let decode = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().into());
-    members.into_iter().map(|(name, raw)| (name, decode(&raw))).collect()
 }
 
 #[cfg(test)]
@@ -72,15 +73,16 @@ mod tests {
     #[test]
     fn a_decoded_object_is_the_text_with_every_digit() {
         let text = r#"{"b":1.230000000000000000000001,"a":{"id":"user_1"}}"#;
-        let object = raw(text).expect("an object").decode();
-        assert_eq!(Value::Object(object.clone()), serde_json::from_str::<Value>(text).expect("JSON"));
-        assert_eq!(RawObject::from(object.clone()).decode(), object);
+        let object: Map<String, Value> = serde_json::from_str(text).expect("JSON");
+        let decoded = raw(text).expect("an object").decode();
+        assert_eq!(decoded.as_str(), Value::Object(object.clone()).to_string());
+        assert_eq!(RawObject::from(object).decode(), decoded);
     }
 
     #[test]
     fn a_member_that_is_nested_too_deeply_becomes_its_text() {
         let deep = format!("{}{}", "[".repeat(4000), "]".repeat(4000));
         let object = raw(&format!(r#"{{"id":"a","unsafe_metadata":{deep}}}"#)).expect("an object").decode();
-        assert_eq!(Value::Object(object).to_string(), format!(r#"{{"id":"a","unsafe_metadata":"{deep}"}}"#));
+        assert_eq!(object.as_str(), format!(r#"{{"id":"a","unsafe_metadata":"{deep}"}}"#));
     }
 }

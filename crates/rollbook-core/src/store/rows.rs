@@ -1,17 +1,26 @@
 //! Reading of rows. A reader cannot write.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use super::search::{HOLDING_PAGE, holds_any};
 use super::{PendingCascades, StoreError};
 use crate::catalog::Resource;
+use crate::json::Document;
+use crate::time::Timestamp;
 
 /// Port of readers of rows.
 #[async_trait]
 pub trait Rows: Send + Sync {
     /// Returns one row, deleted or not.
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError>;
+
+    /// Returns one row, deleted or not, for a reader who passes it on. A tree of values may take forty times its text.
+    async fn get_text(&self, resource: &'static Resource, id: &str) -> Result<Option<RowText>, StoreError> {
+        Ok(self.get(resource, id).await?.map(|row| RowText(row.columns.into())))
+    }
 
     /// Returns at most `limit` rows in the order of their ids, starting after `after`.
     async fn rows(
@@ -79,6 +88,41 @@ pub struct RowView {
     pub id: String,
     /// All columns, including `id`.
     pub columns: Map<String, Value>,
+}
+
+/// A row as an application sees it, as the JSON text of its columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowText(Document);
+
+impl RowText {
+    /// Returns a row with these columns.
+    pub fn new(columns: &BTreeMap<String, Document>) -> Self {
+        Self(Document::object(columns))
+    }
+
+    /// Returns whether the row is marked as deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.has("deleted_at")
+    }
+
+    /// Returns whether the row has content.
+    pub fn has_content(&self) -> bool {
+        self.has("data")
+    }
+
+    /// Returns the time at which Rollbook last wrote the row.
+    pub fn synced_at(&self) -> Option<Timestamp> {
+        Timestamp::parse(&self.0.get("synced_at")?.as_text()?)
+    }
+
+    /// Returns the JSON text.
+    pub fn into_json(self) -> Document {
+        self.0
+    }
+
+    fn has(&self, column: &str) -> bool {
+        self.0.get(column).is_some_and(|value| !value.is_null())
+    }
 }
 
 impl RowView {

@@ -179,7 +179,7 @@ impl Person {
     pub(super) fn read_own_object(&mut self, body: &[u8]) {
         let message = Ownership::read(body);
         if *self.resource == USERS && message.resource == Some(&USERS) && message.is_of(&self.id) {
-            self.addresses.learn(&Value::Object(message.data));
+            self.addresses.learn(&message.content());
         }
     }
 
@@ -192,11 +192,7 @@ impl Person {
         }
         let (Some(resource), Some(id)) = (message.resource, message.id.as_deref()) else {
             // No table stores such events: removing one loses no row.
-            return if self.is_named_in(&Value::Object(message.data)) {
-                Relation::Own
-            } else {
-                Relation::None
-            };
+            return if self.is_named_in(&message.content()) { Relation::Own } else { Relation::None };
         };
         let key = (resource.table, id.to_owned());
         let by_address = message.addresses.iter().any(|address| self.addresses.has(address));
@@ -206,17 +202,13 @@ impl Person {
             self.subjects.insert(key);
         }
         if is_own && *resource == USERS {
-            self.addresses.learn(&Value::Object(message.data.clone()));
+            self.addresses.learn(&message.content());
         }
         if is_own || is_child || by_address {
             return Relation::Own;
         }
         let is_rejected = message.addresses.iter().any(|address| self.addresses.rejects(address));
-        if is_rejected || self.is_named_in(&Value::Object(message.data)) {
-            Relation::Mention
-        } else {
-            Relation::None
-        }
+        if is_rejected || self.is_named_in(&message.content()) { Relation::Mention } else { Relation::None }
     }
 
     fn is_named_by(&self, text: &[u8]) -> bool {

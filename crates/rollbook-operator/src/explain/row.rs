@@ -2,6 +2,7 @@
 
 use rollbook_core::catalog::{Column, Kind, Resource};
 use rollbook_core::event::{Mismatch, mismatches};
+use rollbook_core::json::Document;
 use rollbook_core::store::{Reads, RowView, StoreError};
 use rollbook_core::table_layout::ERASED_BY;
 use serde::Serialize;
@@ -121,8 +122,8 @@ fn columns(resource: &'static Resource, view: &RowView) -> Vec<(&'static str, Va
 
 /// Returns the columns that are null although `data` has a value for them.
 fn unfit(resource: &'static Resource, view: &RowView) -> Vec<UnfitColumn> {
-    let data = view.columns.get("data").and_then(Value::as_object);
-    let found = data.map(|data| mismatches(resource, data)).unwrap_or_default();
+    let data = view.columns.get("data").map(Document::from);
+    let found = data.map(|data| mismatches(resource, data.value())).unwrap_or_default();
     found.into_iter().map(|(column, why)| UnfitColumn { column, why }).collect()
 }
 

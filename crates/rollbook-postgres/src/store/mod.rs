@@ -47,8 +47,8 @@ use rollbook_core::pace::Pace;
 use rollbook_core::protection::Protection;
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, PendingCascades,
-    ReadProgress, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows,
-    SequenceStep, Store, StoreError,
+    ReadProgress, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowText, RowView,
+    Rows, SequenceStep, Store, StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
@@ -59,7 +59,7 @@ use self::attempt::Steps;
 use self::bell::Bell;
 use self::parents::{Ids, Repair};
 use self::pending::{List, Note};
-use self::read::{Names, entry, view};
+use self::read::{Names, entry, row_text, view};
 use self::recheck::{Candidates, Recheck};
 use self::rehearse::Rehearse;
 use self::sequence::Noted;
@@ -279,6 +279,11 @@ impl Rows for PostgresStore {
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
         let sql = &self.statements.of(resource).get;
         Ok(self.database.rows(sql, Values::default().with(id), |row| view(resource, row)).await?.pop())
+    }
+
+    async fn get_text(&self, resource: &'static Resource, id: &str) -> Result<Option<RowText>, StoreError> {
+        let sql = &self.statements.of(resource).get;
+        Ok(self.database.select(sql, Some(id), None, |row| row_text(resource, row)).await?.pop())
     }
 
     async fn rows(

@@ -2,7 +2,8 @@
 
 use rollbook_core::catalog::{Kind, RESOURCES, Resource};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{LedgerEntry, RowView};
+use rollbook_core::json::Document;
+use rollbook_core::store::{LedgerEntry, RowText, RowView};
 use rollbook_core::table_layout::columns;
 use serde_json::{Map, Value};
 use sqlx::Row as _;
@@ -37,13 +38,28 @@ fn view_from(resource: &'static Resource, row: &PgRow, first: usize) -> sqlx::Re
     Ok(RowView { id: row.try_get(first)?, columns })
 }
 
+/// Reads a row as a text.
+pub(super) fn row_text(resource: &'static Resource, row: &PgRow) -> sqlx::Result<RowText> {
+    let text = |((name, kind), position): ((&str, Kind), usize)| {
+        let text = match kind {
+            Kind::Json => row.try_get::<Option<Read<Document>>, _>(position)?.map(|Read(json)| json),
+            _ => Some(Document::from(&value(row, position, kind)?)),
+        };
+        Ok((name.to_owned(), text.unwrap_or_default()))
+    };
+    let columns: sqlx::Result<_> = columns(resource).zip(0..).map(text).collect();
+    Ok(RowText::new(&columns?))
+}
+
 fn value(row: &PgRow, position: usize, kind: Kind) -> sqlx::Result<Value> {
     Ok(match kind {
         Kind::Text | Kind::IndexedText | Kind::Id => row.try_get::<Option<String>, _>(position)?.into(),
         Kind::Integer => row.try_get::<Option<i64>, _>(position)?.into(),
         Kind::Bool => row.try_get::<Option<bool>, _>(position)?.into(),
         Kind::Time => row.try_get::<Option<Time>, _>(position)?.map(|Time(at)| at.to_string()).into(),
-        Kind::Json => row.try_get::<Option<Read>, _>(position)?.map_or(Value::Null, |Read(value)| value),
+        Kind::Json => {
+            row.try_get::<Option<Read<Value>>, _>(position)?.map_or(Value::Null, |Read(value)| value)
+        }
     })
 }
 

@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use rollbook_core::catalog::{ORGANIZATIONS, Resource};
-use rollbook_core::event::id_of;
 use rollbook_core::source::{
     Fetched, Instance, Lookup, Page, PageRequest, Position, Presence, RawObject, Source, SourceError, Window,
 };
 use rollbook_testkit::memory::store::MemoryStore;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::interleavings::{Driver, check, clock, play};
 use super::world::{World, at, organization_id, user_id, user_object};
@@ -81,8 +80,10 @@ impl Source for Wrong {
                 };
                 // Meanwhile the first object of the list is deleted, once.
                 clerk.change(|objects| {
-                    let first =
-                        objects.list(resource).first().and_then(|object| id_of(object)).map(str::to_owned);
+                    let first = objects
+                        .list(resource)
+                        .first()
+                        .and_then(|object| Some(object.get("id")?.as_str()?.to_owned()));
                     if let Some(first) = first.filter(|id| *id == organization_id(0)) {
                         objects.remove(resource, &first);
                     }
@@ -95,7 +96,8 @@ impl Source for Wrong {
             (Mutant::ComparesVolatileKeys, _) => {
                 let mut page = clerk.page(resource, request).await?;
                 for raw in &mut page.objects {
-                    let mut object = raw.decode();
+                    let mut object: Map<String, Value> =
+                        serde_json::from_str(raw.decode().as_str()).expect("an object");
                     object.insert("has_image".to_owned(), json!(format!("counted {number}")));
                     *raw = object.into();
                 }
@@ -156,7 +158,7 @@ async fn missed(source: impl FnOnce(Arc<Driver>) -> Arc<dyn Source>) -> Vec<Stri
         objects
             .list(&ORGANIZATIONS)
             .iter()
-            .filter_map(|object| id_of(object).map(str::to_owned))
+            .filter_map(|object| Some(object.get("id")?.as_str()?.to_owned()))
             .collect::<Vec<_>>()
     });
     theirs.into_iter().filter(|id| !ours.contains(id)).collect()

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rollbook_core::catalog::Resource;
 use rollbook_core::compare::is_same_content;
 use rollbook_core::event::observed;
+use rollbook_core::json::Document;
 use rollbook_core::merge::{SubjectState, from_parents};
 use rollbook_core::source::RECONCILED;
 use rollbook_core::store::RowView;
@@ -55,9 +56,10 @@ fn repair(history: &History, rows: &mut Rows) {
 impl Known {
     fn is_same(&self, resource: &Resource, object: &Map<String, Value>) -> bool {
         let Some(row) = self.content.as_ref().and_then(|content| content.row.as_ref()) else { return false };
-        let data: Map<String, Value> = serde_json::from_str(&row.data).expect("JSON");
+        let data = Document::read(row.data.as_bytes()).expect("JSON");
         let updated_at = object["updated_at"].as_i64().map(Timestamp::from_millis);
-        row.updated_at == updated_at && is_same_content(resource, object, &data)
+        row.updated_at == updated_at
+            && is_same_content(resource, Document::from(object.clone()).value(), data.value())
     }
 }
 

@@ -40,8 +40,8 @@ use rollbook_core::rehearsal;
 use rollbook_core::store::cascades::Entry;
 use rollbook_core::store::{
     CascadeStep, ErasedCounts, Erasure, ErasureProgress, Freshness, Ledger, LedgerEntry, PendingCascades,
-    PendingWork, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowView, Rows,
-    SequenceStep, Store, StoreError,
+    PendingWork, Reconciliation as _, RetentionChoices, RetentionLimits, RetentionStep, RowText, RowView,
+    Rows, SequenceStep, Store, StoreError,
 };
 use rollbook_core::sweep::{LedgerSweep, Sweep};
 use rollbook_core::time::{Clock, Timestamp};
@@ -241,6 +241,12 @@ impl Rows for SqliteStore {
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
         let (statements, id) = (Arc::clone(&self.statements), id.to_owned());
         Ok(self.database.read(move |connection| read::get(connection, &statements, resource, &id)).await?)
+    }
+
+    async fn get_text(&self, resource: &'static Resource, id: &str) -> Result<Option<RowText>, StoreError> {
+        let (statements, id) = (Arc::clone(&self.statements), id.to_owned());
+        let read = move |connection: &Connection| read::get_text(connection, &statements, resource, &id);
+        Ok(self.database.read(read).await?)
     }
 
     async fn rows(

@@ -2,7 +2,8 @@
 
 use rollbook_core::catalog::{Kind, Resource};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{LedgerEntry, RowView};
+use rollbook_core::json::Document;
+use rollbook_core::store::{LedgerEntry, RowText, RowView};
 use rollbook_core::table_layout::columns;
 use rollbook_core::time::Timestamp;
 use rusqlite::types::{Type, ValueRef};
@@ -22,6 +23,30 @@ pub(super) fn get(
 ) -> rusqlite::Result<Option<RowView>> {
     let mut statement = connection.prepare_cached(&statements.of(resource).get)?;
     statement.query_row((id,), |row| view(resource, row)).optional()
+}
+
+/// Reads one row as a text.
+pub(super) fn get_text(
+    connection: &Connection,
+    statements: &Statements,
+    resource: &'static Resource,
+    id: &str,
+) -> rusqlite::Result<Option<RowText>> {
+    let mut statement = connection.prepare_cached(&statements.of(resource).get)?;
+    let read = |row: &Row<'_>| {
+        let text = |((name, kind), position): ((&str, Kind), usize)| {
+            let text = match (kind, row.get_ref(position)?) {
+                (Kind::Json, ValueRef::Text(json)) => {
+                    Document::read(json).map_err(|error| unreadable(position, error))?
+                }
+                _ => Document::from(&value(row, position, name, kind)?),
+            };
+            Ok((name.to_owned(), text))
+        };
+        let columns: rusqlite::Result<_> = columns(resource).zip(0..).map(text).collect();
+        Ok(RowText::new(&columns?))
+    };
+    statement.query_row((id,), read).optional()
 }
 
 /// Reads rows after an id, in the order of their ids.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
-use rollbook_core::event::id_of;
 use rollbook_core::source::{
     Fetched, Instance, LOOKUPS_MAX, Lookup, PAGE_MAX, Page, PageRequest, Position, Presence, RawObject,
     Source, SourceError, Window,
@@ -60,7 +59,7 @@ impl Objects {
     /// Panics if the value is not an object with an id.
     pub fn put(&mut self, resource: &'static Resource, object: &Value) {
         let object = object.as_object().cloned().expect("an object");
-        let id = id_of(&object).expect("an id").to_owned();
+        let id = id(&object).expect("an id").to_owned();
         self.0.entry(resource.table).or_default().insert(id, object);
     }
 
@@ -78,7 +77,7 @@ impl Objects {
     pub fn list(&self, resource: &Resource) -> Vec<&Object> {
         let mut objects: Vec<&Object> =
             self.0.get(resource.table).into_iter().flat_map(BTreeMap::values).collect();
-        objects.sort_by_key(|object| (number(object, "created_at"), id_of(object).map(str::to_owned)));
+        objects.sort_by_key(|object| (number(object, "created_at"), id(object).map(str::to_owned)));
         objects
     }
 }
@@ -187,12 +186,12 @@ impl Source for MemoryClerk {
         let all = state.objects.list(resource);
         let total = all.len() as u64;
         let (objects, total) = match &request.position {
-            Position::After { id, window } => {
+            Position::After { id: last, window } => {
                 let listed: Vec<&Object> = all.into_iter().filter(|object| is_in(object, *window)).collect();
-                let begin = match id {
+                let begin = match last {
                     None => 0,
-                    Some(id) => {
-                        let at = listed.iter().position(|object| id_of(object) == Some(id));
+                    Some(last) => {
+                        let at = listed.iter().position(|object| id(object) == Some(last));
                         1 + at.ok_or_else(|| SourceError::Refused("422".to_owned()))?
                     }
                 };
@@ -230,8 +229,7 @@ impl Source for MemoryClerk {
             presence: state
                 .objects
                 .get(resource, &lookup.id)
-                .cloned()
-                .map_or(Presence::Absent, Presence::Exists),
+                .map_or(Presence::Absent, |object| Presence::Exists(object.clone().into())),
             clock: self.date(),
         };
         Ok(lookups.iter().map(read).collect())
@@ -240,6 +238,11 @@ impl Source for MemoryClerk {
 
 fn raw(object: &Object) -> RawObject {
     object.clone().into()
+}
+
+/// Returns the id of an object.
+fn id(object: &Object) -> Option<&str> {
+    object.get("id").and_then(Value::as_str)
 }
 
 fn number(object: &Object, key: &str) -> Option<i64> {

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
 use rollbook_core::change::{Applied, Change};
 use rollbook_core::delivery::MessageId;
-use rollbook_core::store::{CascadeStep, FullStore, LedgerEntry, RetentionChoices, RowView};
+use rollbook_core::json::Document;
+use rollbook_core::store::{CascadeStep, FullStore, LedgerEntry, RetentionChoices, RowText, RowView};
 use serde_json::{Map, Value};
 
 use crate::clock::ManualClock;
@@ -109,7 +110,12 @@ impl<H: StoreHarness> Mirror<H> {
     }
 
     async fn find(&self, resource: &'static Resource, id: &str) -> Option<RowView> {
-        self.harness.store().get(resource, id).await.expect("the store reads a row")
+        let store = self.harness.store();
+        let row = store.get(resource, id).await.expect("the store reads a row");
+        let text = store.get_text(resource, id).await.expect("the store reads a row as a text");
+        let expected = row.clone().map(|row| Document::from(row.columns));
+        assert_eq!(text.map(RowText::into_json), expected, "the text shows the same row");
+        row
     }
 
     /// Returns the columns of a row that must exist.
