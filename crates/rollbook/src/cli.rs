@@ -155,8 +155,9 @@ pub(crate) enum Command {
     /// Checks configuration, clock, files, queue and store, and says how to fix what is wrong
     #[command(after_help = "Examples:\n  rollbook doctor\n  rollbook doctor --face work --output json\n  \
                             rollbook doctor --send\n\n\
-                            Give it the settings of the process it is about. It reads only, but for --send. Exit code\n\
-                            0: nothing has failed (there may be warnings); 1: something has; 2: the configuration is wrong.")]
+                            Give it the settings of the process it is about. Without --send it stores nothing: what it\n\
+                            tries is rolled back (in Redis one field of the queue's own is written). Exit code 0: nothing\n\
+                            has failed (there may be warnings); 1: something has; 2: the configuration is wrong.")]
     Doctor(Doctor),
     /// Shows on one screen whether running processes keep up, what waits, and what fails
     Top(Top),

@@ -25,7 +25,7 @@ pub struct Group {
     pub event_type: Option<String>,
     /// Number of dead letters.
     pub count: u64,
-    /// Time at which the newest one was parked.
+    /// Time at which the newest one became a dead letter.
     #[serde(serialize_with = "text")]
     pub newest_at: Timestamp,
 }

@@ -69,7 +69,7 @@ pub(crate) enum ChangesCommand {
     #[command(after_help = "Example:\n  rollbook changes renew\n\n\
                             A restored store gives later changes positions that receivers may know: run this after\n\
                             each restore, before the workers start. Each forward stops with this reason; start it\n\
-                            again when its receiver has forgotten them: rollbook changes resume.")]
+                            again when its endpoint has forgotten them: rollbook changes resume.")]
     Renew {
         /// Prints for people or for programs
         #[arg(long, value_enum, default_value = "text")]

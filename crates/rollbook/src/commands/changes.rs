@@ -73,7 +73,7 @@ async fn renew(store: &dyn FullStore, output: Output) -> anyhow::Result<()> {
     let printed = match output {
         Output::Json => print_json(&json!({ "feed": feed })),
         Output::Text => print(&format!(
-            "the feed has a new generation: {feed}. Forwards stop within seconds; start each when its receiver has forgotten \
+            "the feed has a new generation: {feed}. Forwards stop within seconds; start each when its endpoint has forgotten \
              the ids of later changes: rollbook changes resume"
         )),
     };
