@@ -143,7 +143,7 @@ fn of_rows(status: &Status, now: Timestamp, walk: Duration) -> Vec<String> {
 fn of_cascades(left: &PendingCascades, now: Timestamp, max_age: Duration) -> Option<String> {
     if left.rows > 0 {
         return Some(format!(
-            "store: {} could not be deleted with their parent. Fix: rollbook doctor",
+            "store: {} could not be deleted with the parent. Fix: rollbook doctor",
             many(left.rows, "child row")
         ));
     }
@@ -273,7 +273,7 @@ mod tests {
         let late = of(2, 0, DAY + Duration::from_secs(60)).expect("a reason");
         assert!(late.starts_with("store: the child rows of 2 deleted parents wait for 24 h 1 min"), "{late}");
         let refused = of(0, 1, Duration::ZERO).expect("a reason");
-        assert!(refused.starts_with("store: 1 rows refuse"), "{refused}");
+        assert!(refused.starts_with("store: 1 child row could not be deleted"), "{refused}");
     }
 
     #[test]

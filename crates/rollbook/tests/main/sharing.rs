@@ -102,5 +102,5 @@ async fn a_receiver_and_a_worker_on_one_folder_are_as_they_should_be() {
     assert!(line.contains("INFO") && line.contains("rollbook receive (process "), "{line}");
     assert!(!worker.log().contains("WARN"), "{}", worker.log());
     let found = doctor(&receiver);
-    assert!(found.contains("use these files, and each does work of its own"), "{found}");
+    assert!(found.contains("use the files of data_dir; one receives, the other works"), "{found}");
 }

@@ -250,7 +250,7 @@ mod tests {
             ("queue", "impaired: shard 3 is unreachable", "lines about the queue"),
             ("store", "unreachable", "lines about the store"),
             ("start", "migrating", "wait until it has started"),
-            ("worker", "no progress", "see its log"),
+            ("worker", "no progress", "its log shows the cause"),
         ] {
             assert!(fix_of(part, how).contains(fix), "{part}: {how}");
         }
