@@ -44,17 +44,13 @@ fn text(running: &[SecretUse], started: Option<Timestamp>) -> String {
         let is_unused =
             newest.zip(idle_since).is_some_and(|(newest, since)| newest.since(since) > UNUSED_AFTER);
         let advice = if is_unused { ", and can go once its endpoint is deleted at Clerk" } else { "" };
-        match one.last_match {
-            Some(at) => {
-                format!("the secret {fingerprint} (its fingerprint) last matched a delivery at {at}{advice}")
-            }
-            None => {
-                let since = started.map_or_else(String::new, |at| format!(" at {at}"));
-                format!(
-                    "the secret {fingerprint} has matched no delivery since the process started{since}{advice}"
-                )
-            }
+        if let Some(at) = one.last_match {
+            return format!(
+                "the secret {fingerprint} (its fingerprint) last matched a delivery at {at}{advice}"
+            );
         }
+        let since = started.map_or_else(String::new, |at| format!(" at {at}"));
+        format!("the secret {fingerprint} has matched no delivery since the process started{since}{advice}")
     };
     running.iter().map(one).collect::<Vec<_>>().join("; ")
 }
