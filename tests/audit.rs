@@ -20,9 +20,9 @@ pub(crate) struct Audit {
     pub(crate) lost: usize,
     /// In the ledger, and never sent.
     pub(crate) unexpected: usize,
-    /// Neither applied nor parked at the end.
+    /// Messages that are not settled at the end.
     pub(crate) stuck: u64,
-    /// Parked.
+    /// Dead letters.
     pub(crate) dead: u64,
 }
 
@@ -32,7 +32,7 @@ fn count(connection: &rusqlite::Connection, sql: &str) -> u64 {
     connection.query_row(sql, [], |row| row.get(0)).expect("a count")
 }
 
-/// Messages that are neither done nor dead.
+/// Messages that are not settled.
 pub(crate) fn waiting(data: &Path) -> u64 {
     let queue = rusqlite::Connection::open(data.join("queue.db")).expect("the queue's file");
     queue.busy_timeout(std::time::Duration::from_secs(10)).expect("a setting");

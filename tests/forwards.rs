@@ -131,7 +131,7 @@ async fn dead_letters_stops_and_replays_of_the_real_binary_obey_the_commands() {
     until_begun(&home).await;
     answer("user_1", 500);
     let mut sent = 0;
-    // Other changes show that the receiver is up, so that attempts count.
+    // Other changes show that the endpoint is up, so that attempts count.
     until("the change of user_1 is a dead letter", || {
         sent += 1;
         let number = if sent == 1 { 1 } else { sent * 7 };
@@ -145,7 +145,7 @@ async fn dead_letters_stops_and_replays_of_the_real_binary_obey_the_commands() {
     let failed = run(&home, &["failed", "crm"]);
     assert_eq!(
         (&failed[0]["subject_id"], &failed[0]["reason"]),
-        (&"user_1".into(), &"the receiver answered 500".into())
+        (&"user_1".into(), &"the endpoint answered 500".into())
     );
     answer("user_1", 200);
     let of_failed = failed[0]["position"].to_string();
@@ -158,7 +158,7 @@ async fn dead_letters_stops_and_replays_of_the_real_binary_obey_the_commands() {
     until("it stopped", || async { run(&home, &["status"])[0]["state"] == "stopped" }).await;
     let doctor = home.command(&["doctor", "--face", "work"]).output().expect("it runs");
     let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
-    assert!(doctor.contains("crm stopped, and sends nothing: the receiver answered 410"), "{doctor}");
+    assert!(doctor.contains("crm stopped, and sends nothing: the endpoint answered 410"), "{doctor}");
     answer("user_2", 200);
     run(&home, &["resume", "crm"]);
     until("it is delivered", || async {

@@ -352,7 +352,7 @@ async fn forwarded() -> Vec<(&'static str, Value)> {
     store
         .execute_batch(
             "INSERT INTO forwards (name, position, epoch, stopped_at, stop_reason, saved_at, paused_until) VALUES
-                 ('crm', 2, 1, '2026-07-29T08:00:00.000Z', 'the receiver answered 410', '2026-07-29T08:00:00.000Z',
+                 ('crm', 2, 1, '2026-07-29T08:00:00.000Z', 'the endpoint answered 410', '2026-07-29T08:00:00.000Z',
                   '9000-01-01T00:00:00.000Z'),
                  ('mail', 2, 1, NULL, NULL, '2026-07-29T08:00:00.000Z', NULL);
              INSERT INTO forward_changes VALUES
@@ -388,7 +388,7 @@ async fn watched_with_a_forward_that_stopped() -> Vec<(&'static str, Value)> {
         .and_then(|store| {
             store.execute_batch(
                 "INSERT INTO forwards (name, position, epoch, stopped_at, stop_reason, saved_at) VALUES
-                     ('crm', 0, 1, '2026-07-29T08:00:00.000Z', 'the receiver answered 410', '2026-07-29T08:00:00.000Z')",
+                     ('crm', 0, 1, '2026-07-29T08:00:00.000Z', 'the endpoint answered 410', '2026-07-29T08:00:00.000Z')",
             )
         })
         .expect("a record");
@@ -406,6 +406,13 @@ async fn watched_with_a_forward_that_stopped() -> Vec<(&'static str, Value)> {
     outputs.all
 }
 
+/// Reports settings that the examples of `config` show otherwise than the command: defaults change.
+fn differing_settings(section: &Section, printed: &Value) -> Vec<String> {
+    let shown = section.examples.iter().filter_map(Value::as_object).flatten();
+    let differing = shown.filter(|(name, setting)| printed.get(name) != Some(setting));
+    differing.map(|(name, setting)| format!("config, example: {name} is not {setting}: {printed}")).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_documents_exactly_the_keys_that_commands_print() {
     let sections = sections();
@@ -417,6 +424,9 @@ async fn the_page_documents_exactly_the_keys_that_commands_print() {
         let mut complaints = Vec::new();
         sections[*command].compare(value, "", seen.entry(command).or_default(), &mut complaints);
         wrong.extend(complaints.into_iter().map(|why| format!("{command}: {why}")));
+        if *command == "config" {
+            wrong.extend(differing_settings(&sections[*command], value));
+        }
     }
     for (command, section) in &sections {
         for example in &section.examples {

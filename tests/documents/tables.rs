@@ -18,7 +18,7 @@ pub(super) fn render(indexes: &Indexes) -> String {
     _ = writeln!(
         text,
         "{never} carry one-time passwords: the store keeps only a ledger entry without a subject of \
-         them. Their bytes stay on the\nqueue's disk until that room is used again (see \"What it promises\" in the top README): do \
+         them. Their bytes stay on the\nqueue's disk until that room is used again (see \"Promises and limits\" in the top README): do \
          not subscribe to these two event types."
     );
     text

@@ -38,7 +38,7 @@ async fn an_erasure_from_files_that_a_trigger_refuses_fails_and_names_what_is_le
         assert!(story.contains("Pending work on its child rows"), "{story}");
         if is_child {
             let doctor = run(&places.home, &["doctor"], 0).await;
-            assert!(doctor.contains("1 rows refuse what follows from a deletion"), "{doctor}");
+            assert!(doctor.contains("1 row could not be changed after a deletion"), "{doctor}");
             assert!(story.contains(&member), "{story}");
         }
 

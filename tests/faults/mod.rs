@@ -89,7 +89,7 @@ async fn send_at_once(address: SocketAddr, history: &History) -> Report {
     deliver(&endpoint, &history.events, &order, Arc::new(WallClock), &settings, Arc::new(|_| {})).await
 }
 
-/// Returns the number of messages in Redis that are neither done nor dead, and of the dead ones.
+/// Returns the number of messages in Redis that are not settled, and of the dead letters.
 fn messages(redis: &RedisServer) -> (u64, u64) {
     let count = |command: &str, key: &str| redis.cli(&[command, &format!("{{rollbook:0}}:{key}")]).parse();
     let (all, dead) = (count("hlen", "messages").expect("a count"), count("zcard", "dead").expect("a count"));

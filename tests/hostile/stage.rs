@@ -290,7 +290,7 @@ async fn assert_applied(store: &dyn FullStore, id: &str) {
 }
 
 /// Plays the cases, with a good message before and after each, and asserts each result and the counters. A
-/// message that the store refuses is parked at its first attempt.
+/// message that the store refuses becomes a dead letter at its first attempt.
 pub(super) async fn check(store: Arc<dyn FullStore>, cases: impl IntoIterator<Item = Case>) {
     let cases: Vec<Case> = cases.into_iter().collect();
     let case_id = |number: usize| MessageId::new(format!("case_{number}"));

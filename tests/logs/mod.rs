@@ -113,7 +113,7 @@ async fn nothing_of_any_fixture_is_logged_with_servers_and_refusals_name_their_s
     assert_eq!((warned.len(), rest.len() as u64), (1, summed), "one with its details, then their number");
     for line in &parked {
         let fields = &line["fields"];
-        assert_eq!(fields["message"], "parked as a dead letter");
+        assert_eq!(fields["message"], "became a dead letter");
         assert!(fields["event_type"].as_str().is_some_and(|name| name.starts_with("user.")), "{line}");
         assert!(fields["subject"].is_string() && fields["attempt"] == 1, "{line}");
     }
@@ -173,7 +173,7 @@ async fn a_wrong_secret_is_one_line_of_the_log_however_many_deliveries_it_refuse
     let fields = &line["fields"];
     assert_eq!((&line["level"], &fields["why"]), (&"WARN".into(), &"no signature matches".into()));
     assert_eq!(fields["refused"], 1, "the first is logged at once: {line}");
-    assert!(fields["fix"].as_str().is_some_and(|fix| fix.contains("rollbook doctor")), "{line}");
+    assert!(fields["fix"].as_str().is_some_and(|fix| fix.contains("Clerk's dashboard")), "{line}");
 }
 
 #[tokio::test]
@@ -223,8 +223,8 @@ async fn a_delivery_with_a_trace_is_logged_with_it_from_the_receiver_to_the_dead
     let expected = [
         line("msg_plain", "applied", "none"),
         line("msg_plain", "delivery", "none"),
+        line("msg_torn", "became a dead letter", TRACE),
         line("msg_torn", "delivery", TRACE),
-        line("msg_torn", "parked as a dead letter", TRACE),
         line("msg_traced", "applied", TRACE),
         line("msg_traced", "delivery", TRACE),
         line("msg_twice", "applied", "none"),
@@ -253,7 +253,7 @@ async fn no_text_of_an_event_or_a_stranger_controls_a_terminal_or_begins_a_line(
         let found: BTreeSet<char> = log.chars().filter(steering).collect();
         assert!(found.is_empty(), "{format}: {found:?} in {log}");
         assert!(log.lines().all(|line| !line.starts_with("INFO rollbook: all is well")), "{format}: {log}");
-        for text in ["parked as a dead letter", "ignored", "all is well"] {
+        for text in ["became a dead letter", "ignored", "all is well"] {
             assert!(log.contains(text), "{format}: no {text:?} in {log}");
         }
     }

@@ -67,7 +67,7 @@ impl Fleet {
         let mut holder = PgConnection::connect(&url).await.expect("a connection");
         let lock = "BEGIN; LOCK TABLE clerk.deliveries IN EXCLUSIVE MODE";
         sqlx::raw_sql(lock).execute(&mut holder).await.expect("a lock");
-        until("every lane has a batch in hand", || {
+        until("every lane has leased a batch", || {
             std::future::ready(self.count(&["zcard", "{rollbook:0}:leases"]) == lanes)
         })
         .await;

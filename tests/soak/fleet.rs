@@ -66,7 +66,7 @@ impl Fleet {
         [self.receivers[0].home.listen, self.receivers[1].home.listen]
     }
 
-    /// Returns the number of messages in Redis that are neither done nor dead.
+    /// Returns the number of messages in Redis that are not settled.
     pub(crate) fn waiting(&self) -> u64 {
         let count = |command: &[&str]| self.redis.cli(command).parse::<u64>().unwrap_or(u64::MAX);
         count(&["hlen", "{rollbook:0}:messages"]).saturating_sub(count(&["zcard", "{rollbook:0}:dead"]))

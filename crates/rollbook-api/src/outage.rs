@@ -127,7 +127,7 @@ mod tests {
         let mut lines = 0;
         for half in 0..600 {
             let now = start + half * SECOND / 2;
-            lines += usize::from(state.failed("a row is deleted here and alive at Clerk", now));
+            lines += usize::from(state.failed("a row is deleted here and present at Clerk", now));
             lines += usize::from(state.worked(now));
         }
         assert_eq!(lines, 2 * 5, "in five minutes");

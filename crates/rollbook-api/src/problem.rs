@@ -188,7 +188,7 @@ impl Problem {
             StatusCode::CONFLICT,
             "feed-changed",
             "The feed is another one",
-            "the store was restored, or the feed was made anew, and its positions name other changes: read the rows anew, then \
+            "the store was restored, or the feed was made anew, so the same positions now belong to other changes: read the rows anew, then \
              go on from there with the new feed",
         )
         .with_member("feed", json!(generation_name(now)))

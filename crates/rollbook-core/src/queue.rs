@@ -159,7 +159,7 @@ pub enum Settlement {
         /// Reason of the failure.
         failure: Failure,
     },
-    /// The message is parked with its body, until an operator redrives or discards it.
+    /// The message becomes a dead letter with its body, until an operator redrives or discards it.
     DeadLetter {
         /// Reason of the failure.
         failure: Failure,
@@ -200,7 +200,7 @@ pub enum Settled {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
     /// The limit of queued messages is reached. If the queue has parts (shards), the numbers are those of the full part.
-    #[error("the queue is full: {depth} messages wait and the limit is {limit}")]
+    #[error("the queue is full: it holds {depth} messages and the limit is {limit}")]
     Full {
         /// Number of queued messages.
         depth: u64,

@@ -1,4 +1,4 @@
-//! Retry policy: whether a message that could not be applied is retried later or parked.
+//! Retry policy: whether a message that could not be applied is retried later or becomes a dead letter.
 
 use std::time::Duration;
 
@@ -44,14 +44,14 @@ pub struct Failure {
     pub event_type: Option<String>,
 }
 
-/// Policy of retries and parking.
+/// Policy of retries and dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Maximum delay after the first failed attempt. It doubles with each further one.
     pub backoff: Duration,
     /// Upper bound of all delays.
     pub backoff_max: Duration,
-    /// Maximum number of leases of a message before it is parked. At least one.
+    /// Maximum number of leases of a message before it becomes a dead letter. At least one.
     pub attempts_max: u32,
 }
 
@@ -60,7 +60,7 @@ pub struct RetryPolicy {
 pub enum Decision {
     /// Retry after this delay.
     Retry(Duration),
-    /// Park the message as a dead letter.
+    /// Move the message to the dead letters.
     DeadLetter,
 }
 

@@ -8,8 +8,8 @@ pub mod cascades;
 mod changes;
 mod erasure;
 mod forwards;
-mod in_hand;
 mod ledger;
+mod open_changes;
 mod reconciliation;
 mod rows;
 mod search;
@@ -29,8 +29,8 @@ pub use self::forwards::{
     FORWARD_CHANGES_MAX, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, ForwardStop,
     Forwards,
 };
-pub use self::in_hand::InHand;
 pub use self::ledger::{Ledger, LedgerEntry, UnknownOutcome};
+pub use self::open_changes::OpenChanges;
 pub use self::reconciliation::{
     Freshness, Head, Held, HeldCount, HeldKey, HeldState, LOCK_MAX, Living, PRUNED_MAX, RUNS_KEPT_FOR,
     RUNS_KEPT_MIN, Reconciliation, Reset, Run, RunState,

@@ -1,16 +1,16 @@
 //! Rules of a forward, as a pure state machine: which change is sent next, what an answer does, and what may be saved.
 //!
-//! A subject has a queue of changes in the order of the feed, and at most one of them is being sent. Once its first change
+//! The changes of a subject are sent in the order of the feed, one at a time. Once its first change
 //! has failed, the subject is *blocked*: its changes are recorded with the next save, so that the position can pass them,
 //! and the first is tried again after a backoff. All others go on: first attempts and retries each have room of their own.
 //! After the last attempt the first change becomes a dead letter. Once that is saved, the next one is sent: a kill in between
 //! must not bring the first one back behind it.
 //!
-//! A subject with many changes at a slow receiver keeps a few in hand, and the others are recorded too. Where the limit of
-//! recorded changes, blocked subjects or dead letters is reached, a change stays in hand instead, and is tried again from
-//! there: the limits are exact.
+//! A subject with many changes at a slow endpoint keeps a few of them open (in memory, not recorded), and the others are
+//! recorded too. Where the limit of recorded changes, blocked subjects or dead letters is reached, a change stays open
+//! instead, and is tried again from memory: the limits are exact.
 //!
-//! An attempt counts if the receiver has accepted another change since the attempt before began. While it accepts nothing,
+//! An attempt counts if the endpoint has accepted another change since the attempt before began. While it accepts nothing,
 //! it is down, and no change is to blame; its first answer 2xx ends the backoff of those changes. A change that nothing
 //! can prove to be the cause becomes a dead letter after `give_up_after`.
 
@@ -21,7 +21,7 @@ use rollbook_core::store::{ChangeLine, Forward, ForwardChange, ForwardState, Pos
 use rollbook_core::time::Timestamp;
 
 use self::due::Due;
-use self::queue::{Item, Queue, Subject, subject_of};
+use self::subject_changes::{Item, Subject, SubjectChanges, subject_of};
 use crate::limits::Limits;
 use crate::verdict::{RETRY_AFTER_MAX, Verdict};
 
@@ -30,9 +30,9 @@ mod due;
 mod histories;
 #[cfg(test)]
 mod limit_tests;
-mod queue;
 mod room;
 mod saving;
+mod subject_changes;
 #[cfg(test)]
 mod tests;
 
@@ -40,7 +40,7 @@ mod tests;
 #[derive(Debug)]
 pub(crate) struct Board {
     limits: Limits,
-    queues: HashMap<Subject, Queue>,
+    by_subject: HashMap<Subject, SubjectChanges>,
     due: Due,
     /// Positions that were read and are neither settled nor recorded.
     fresh: BTreeSet<Position>,
@@ -52,9 +52,9 @@ pub(crate) struct Board {
     waiting: u64,
     blocked: usize,
     failed: u64,
-    /// Number of changes that the receiver accepted.
+    /// Number of changes that the endpoint accepted.
     accepted: u64,
-    /// Whether changes failed without a proof that the receiver is up.
+    /// Whether changes failed without a proof that the endpoint is up.
     is_in_doubt: bool,
     paused_until: Option<Timestamp>,
     /// Changes to record or replace with the next save.
@@ -79,12 +79,12 @@ struct Earlier {
 impl Board {
     /// A board of a forward as the store has it. Its recorded changes follow with [`Self::restore`].
     pub(crate) fn new(limits: Limits, forward: &Forward, now: Timestamp) -> Self {
-        let earlier = forward.in_hand.clone().unwrap_or_default();
+        let earlier = forward.open_changes.clone().unwrap_or_default();
         // The clock may have been ahead when the pause was saved.
         let paused_until = forward.paused_until.map(|until| until.min(now.plus(RETRY_AFTER_MAX)));
         Self {
             limits,
-            queues: HashMap::new(),
+            by_subject: HashMap::new(),
             due: Due::default(),
             fresh: BTreeSet::new(),
             known: BTreeSet::new(),
@@ -114,7 +114,7 @@ impl Board {
             // The clock may have been ahead when it was saved.
             let backoff = self.limits.retry.backoff_limit(change.tries.max(1));
             change.next_try_at = change.next_try_at.min(now.plus(backoff));
-            // Whether the receiver was up when it failed is not recorded: the first change that it accepts makes it due.
+            // Whether the endpoint was up when it failed is not recorded: the first change that it accepts makes it due.
             self.is_in_doubt = true;
             self.add(Item { change, is_recorded: true, accepted_before: None, is_in_doubt: true });
         }
@@ -157,16 +157,17 @@ impl Board {
 
     fn add(&mut self, item: Item) {
         let subject = subject_of(&item.change.line);
-        let queue = self.queues.entry(Arc::clone(&subject)).or_default();
+        let of_subject = self.by_subject.entry(Arc::clone(&subject)).or_default();
         if item.is_recorded {
             self.waiting += 1;
-            self.blocked += usize::from(queue.recorded == 0);
+            self.blocked += usize::from(of_subject.recorded == 0);
         }
-        if let Some(first) = queue.items.front() {
+        if let Some(first) = of_subject.items.front() {
             self.due.remove(first, &subject);
         }
-        queue.insert(item);
-        let is_blocked = queue.items.front().is_some_and(|first| first.is_recorded || first.change.tries > 0);
+        of_subject.insert(item);
+        let is_blocked =
+            of_subject.items.front().is_some_and(|first| first.is_recorded || first.change.tries > 0);
         let from = if is_blocked { 0 } else { self.limits.fresh_of_subject_max };
         self.record(&subject, from);
         self.offer(&subject);
@@ -174,12 +175,14 @@ impl Board {
 
     /// Makes the first change of a subject that is not being sent due at its time.
     fn offer(&mut self, subject: &Subject) {
-        let Some(queue) = self.queues.get(subject).filter(|queue| !queue.is_held) else { return };
-        if queue.sending.is_some() {
+        let Some(of_subject) = self.by_subject.get(subject).filter(|of_subject| !of_subject.is_held) else {
+            return;
+        };
+        if of_subject.sending.is_some() {
             return;
         }
-        let Some(first) = queue.items.front() else {
-            self.queues.remove(subject);
+        let Some(first) = of_subject.items.front() else {
+            self.by_subject.remove(subject);
             return;
         };
         let position = first.change.line.position;
@@ -190,18 +193,19 @@ impl Board {
         }
     }
 
-    /// Records changes of a subject with the next save, from this one of its queue on, as far as there is room.
+    /// Records changes of a subject with the next save, from this one of its list on, as far as there is room.
     fn record(&mut self, subject: &Subject, from: usize) {
-        let Some(queue) = self.queues.get_mut(subject) else { return };
+        let Some(of_subject) = self.by_subject.get_mut(subject) else { return };
         let Limits { waiting_max, blocked_max, .. } = self.limits;
-        for item in queue.items.iter_mut().skip(from).filter(|item| !item.is_recorded) {
-            let has_room = self.waiting < waiting_max && (queue.recorded > 0 || self.blocked < blocked_max);
+        for item in of_subject.items.iter_mut().skip(from).filter(|item| !item.is_recorded) {
+            let has_room =
+                self.waiting < waiting_max && (of_subject.recorded > 0 || self.blocked < blocked_max);
             if !has_room {
                 return;
             }
             item.is_recorded = true;
-            self.blocked += usize::from(queue.recorded == 0);
-            queue.recorded += 1;
+            self.blocked += usize::from(of_subject.recorded == 0);
+            of_subject.recorded += 1;
             self.waiting += 1;
             self.fresh.remove(&item.change.line.position);
             self.recorded.insert(item.change.line.position, item.change.clone());
@@ -215,9 +219,9 @@ impl Board {
         }
         let (request, subject) = self.due.begin(&self.limits, now)?;
         let accepted = self.accepted;
-        let queue = self.queues.get_mut(&subject)?;
-        queue.sending = Some(request);
-        let first = queue.items.front_mut()?;
+        let of_subject = self.by_subject.get_mut(&subject)?;
+        of_subject.sending = Some(request);
+        let first = of_subject.items.front_mut()?;
         first.accepted_before.get_or_insert(accepted);
         Some(first.change.line.clone())
     }
@@ -236,8 +240,8 @@ impl Board {
     /// Notes the answer to a change. `jitter` in `0.0..1.0` selects the delay between half of the backoff and all of it.
     pub(crate) fn answered(&mut self, line: &ChangeLine, verdict: &Verdict, now: Timestamp, jitter: f64) {
         let subject = subject_of(line);
-        let Some(queue) = self.queues.get_mut(&subject) else { return };
-        if let Some(request) = queue.sending.take() {
+        let Some(of_subject) = self.by_subject.get_mut(&subject) else { return };
+        if let Some(request) = of_subject.sending.take() {
             self.due.end(request, *verdict == Verdict::Accepted, now);
         }
         match verdict {
@@ -252,16 +256,16 @@ impl Board {
         self.offer(&subject);
     }
 
-    /// Takes the first change of a subject out of its queue.
+    /// Removes the first change of a subject from its list.
     fn take_first(&mut self, subject: &Subject) -> Option<Item> {
-        let queue = self.queues.get_mut(subject)?;
-        let item = queue.items.pop_front()?;
+        let of_subject = self.by_subject.get_mut(subject)?;
+        let item = of_subject.items.pop_front()?;
         self.has_news = true;
         self.fresh.remove(&item.change.line.position);
         if item.is_recorded {
             self.waiting -= 1;
-            queue.recorded -= 1;
-            self.blocked -= usize::from(queue.recorded == 0);
+            of_subject.recorded -= 1;
+            self.blocked -= usize::from(of_subject.recorded == 0);
         }
         Some(item)
     }
@@ -278,7 +282,9 @@ impl Board {
 
     fn failed(&mut self, subject: &Subject, verdict: &Verdict, now: Timestamp, jitter: f64) {
         let (Limits { retry, give_up_after, failed_max, .. }, accepted) = (self.limits, self.accepted);
-        let Some(first) = self.queues.get_mut(subject).and_then(|queue| queue.items.front_mut()) else {
+        let Some(first) =
+            self.by_subject.get_mut(subject).and_then(|of_subject| of_subject.items.front_mut())
+        else {
             return;
         };
         let is_limited = matches!(verdict, Verdict::Refused { status: 429, .. });
@@ -318,21 +324,21 @@ impl Board {
         self.failed += 1;
         item.change.state = ForwardState::Failed;
         self.recorded.insert(item.change.line.position, item.change);
-        if let Some(queue) = self.queues.get_mut(subject) {
-            queue.is_held = true;
+        if let Some(of_subject) = self.by_subject.get_mut(subject) {
+            of_subject.is_held = true;
             self.held.push(Arc::clone(subject));
         }
     }
 
-    /// The receiver accepts changes again: those that failed without a proof against them are due at once.
+    /// The endpoint accepts changes again: those that failed without a proof against them are due at once.
     fn end_doubt(&mut self, now: Timestamp) {
         if !std::mem::take(&mut self.is_in_doubt) {
             return;
         }
-        for (subject, queue) in &mut self.queues {
-            if let Some(first) = queue.items.front_mut().filter(|first| first.is_in_doubt) {
+        for (subject, of_subject) in &mut self.by_subject {
+            if let Some(first) = of_subject.items.front_mut().filter(|first| first.is_in_doubt) {
                 first.is_in_doubt = false;
-                let is_waiting = queue.sending.is_none() && self.due.remove(first, subject);
+                let is_waiting = of_subject.sending.is_none() && self.due.remove(first, subject);
                 if is_waiting {
                     first.change.next_try_at = now.min(first.change.next_try_at);
                     self.due.insert(first, subject);

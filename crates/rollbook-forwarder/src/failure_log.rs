@@ -26,7 +26,7 @@ impl FailureLog {
             let is_quiet = self.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
             if self.is_failing && is_quiet {
                 (self.is_failing, self.unlogged) = (false, 0);
-                info!(forward, dead_letters, "the endpoint of the forward accepts changes");
+                info!(forward, dead_letters, "the endpoint of the forward accepts changes again");
             }
             return;
         }

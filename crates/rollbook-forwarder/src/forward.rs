@@ -231,7 +231,7 @@ impl Forward {
             turn.board.answered(&line, &verdict, turn.clock.now(), fastrand::f64());
             turn.failures.note(&self.settings.name, &verdict, turn.board.dead_letters());
             if verdict == Verdict::Gone {
-                let reason = "the receiver answered 410: it wants no more changes".to_owned();
+                let reason = "the endpoint answered 410: it wants no more changes".to_owned();
                 return self.halt(turn, reason).await.map(Some);
             }
             next = turn.requests.try_join_next();
@@ -344,7 +344,7 @@ impl Forward {
 fn other_feed(before: Generation, now: Generation) -> String {
     format!(
         "the feed is another one ({}, before {}): the store was restored, or the feed was made anew. Later changes have ids that \
-         the receiver may know",
+         the endpoint may know",
         generation_name(now),
         generation_name(before),
     )

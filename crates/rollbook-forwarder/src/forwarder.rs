@@ -11,7 +11,7 @@ use tracing::{debug, error};
 
 use crate::forward::Forward;
 use crate::metrics::{Counters, Metrics};
-use crate::ports::{Ports, Receiver};
+use crate::ports::{Endpoint, Ports};
 use crate::request::Requests;
 use crate::row_room::RowRoom;
 use crate::settings::ForwardSettings;
@@ -21,11 +21,11 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// Pause after a panic.
 const RESTART: Duration = Duration::from_secs(60);
 
-/// A forward with its receiver and its counters.
+/// A forward with its endpoint and its counters.
 #[derive(Clone)]
 struct Configured {
     settings: Arc<ForwardSettings>,
-    receiver: Arc<dyn Receiver>,
+    endpoint: Arc<dyn Endpoint>,
     counters: Counters,
 }
 
@@ -45,15 +45,15 @@ impl Forwarder {
     /// Fails if a metric of the forwarder is already registered.
     pub fn new(
         ports: Ports,
-        forwards: Vec<(ForwardSettings, Arc<dyn Receiver>)>,
+        forwards: Vec<(ForwardSettings, Arc<dyn Endpoint>)>,
         row_bytes_max: usize,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::new(registry)?;
-        let configured = |(settings, receiver): (ForwardSettings, Arc<dyn Receiver>)| Configured {
+        let configured = |(settings, endpoint): (ForwardSettings, Arc<dyn Endpoint>)| Configured {
             counters: metrics.add(&settings.name),
             settings: Arc::new(settings),
-            receiver,
+            endpoint,
         };
         let forwards = forwards.into_iter().map(configured).collect();
         let holder = format!("{:016x}", fastrand::u64(..)).into();
@@ -64,10 +64,10 @@ impl Forwarder {
     pub async fn run(self, stop: CancellationToken) {
         let mut running = JoinSet::new();
         let all = self.forwards.iter().map(|forward| Arc::clone(&forward.settings)).collect();
-        for Configured { settings, receiver, counters } in self.forwards {
+        for Configured { settings, endpoint, counters } in self.forwards {
             let (ports, holder, stop) = (self.ports.clone(), Arc::clone(&self.holder), stop.clone());
             let (room, settings) = (self.room.clone(), Arc::clone(&settings));
-            let requests = Requests { ports: ports.clone(), settings: settings.clone(), receiver, room };
+            let requests = Requests { ports: ports.clone(), settings: settings.clone(), endpoint, room };
             running.spawn(async move {
                 loop {
                     let forward = Forward {

@@ -1,4 +1,4 @@
-//! Receiver over HTTP.
+//! Endpoint that is reached over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use rollbook_http::pool::{AnswerHead, Pool, PoolError, Roots};
 use rustls::RootCertStore;
 use tokio::time::timeout;
 
-use crate::ports::{Push, Receiver};
+use crate::ports::{Endpoint, Push};
 use crate::settings::BODY_PATIENCE;
 use crate::url::ForwardUrl;
 use crate::verdict::Verdict;
@@ -23,16 +23,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum bytes of an answer's body that are read, so that the connection can be used again.
 const BODY_MAX: usize = 64 * 1024;
 
-/// A receiver at a URL.
-pub struct HttpReceiver {
+/// An endpoint at a URL.
+pub struct HttpEndpoint {
     url: ForwardUrl,
     /// The client, or why there is none: each request then fails with that, and the rest of the process goes on.
     pool: Result<Pool, String>,
     clock: Arc<dyn Clock>,
 }
 
-impl HttpReceiver {
-    /// Creates a receiver. Nothing is sent yet. For https the system's root certificates are trusted.
+impl HttpEndpoint {
+    /// Creates an endpoint. Nothing is sent yet. For https the system's root certificates are trusted.
     pub fn new(url: ForwardUrl, clock: Arc<dyn Clock>) -> Self {
         let roots = if url.is_https() { Roots::System } else { Roots::Only(RootCertStore::empty()) };
         let pool = Pool::new(roots, CONNECT_TIMEOUT);
@@ -43,13 +43,13 @@ impl HttpReceiver {
 }
 
 #[async_trait]
-impl Receiver for HttpReceiver {
-    async fn receive(&self, push: Push, limit: Duration) -> Verdict {
+impl Endpoint for HttpEndpoint {
+    async fn send(&self, push: Push, limit: Duration) -> Verdict {
         let pool = match &self.pool {
             Ok(pool) => pool,
             Err(why) => return Verdict::Unreachable(why.clone()),
         };
-        let answer = match timeout(limit, self.send(pool, &push)).await {
+        let answer = match timeout(limit, self.post(pool, &push)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(verdict)) => return verdict,
             Err(_) => return Verdict::TimedOut,
@@ -62,10 +62,10 @@ impl Receiver for HttpReceiver {
     }
 }
 
-impl HttpReceiver {
-    /// Sends a request. It is repeated once if the connection broke: a receiver may close an idle connection at the moment at
+impl HttpEndpoint {
+    /// Sends a request. It is repeated once if the connection broke: an endpoint may close an idle connection at the moment at
     /// which a request begins on it.
-    async fn send(&self, pool: &Pool, push: &Push) -> Result<AnswerHead, Verdict> {
+    async fn post(&self, pool: &Pool, push: &Push) -> Result<AnswerHead, Verdict> {
         let first = pool.send_for_head(self.request(push)?).await;
         let answer = match first {
             Err(PoolError::Broken { .. }) => pool.send_for_head(self.request(push)?).await,

@@ -7,9 +7,9 @@
 //!   the same ids.
 //! * One request at a time per subject, in the order of the feed. A change that keeps failing holds up its own subject, and
 //!   no other one; at last it becomes a dead letter.
-//! * While the receiver accepts nothing at all, no attempt counts: an outage makes no dead letters.
+//! * While the endpoint accepts nothing at all, no attempt counts: an outage makes no dead letters.
 //! * One process at a time has a forward. It stops sending before another one can take it.
-//! * Memory is limited: pages, changes in hand (also of one subject), subjects that are blocked, requests at once, and the
+//! * Memory is limited: pages, open changes (also of one subject), subjects that are blocked, requests at once, and the
 //!   bytes of rows in requests of all forwards.
 //! * A position belongs to one generation of the feed. A forward that meets another one stops and says so.
 //!
@@ -37,8 +37,8 @@ mod url;
 mod verdict;
 
 pub use self::forwarder::Forwarder;
-pub use self::http::HttpReceiver;
-pub use self::ports::{Ports, Push, Receiver};
+pub use self::http::HttpEndpoint;
+pub use self::ports::{Endpoint, Ports, Push};
 pub use self::settings::{
     CONCURRENCY_MAX, FORWARDS_MAX, ForwardSettings, NAME_LENGTH_MAX, SLOW_MAX, TIMEOUT_MAX,
 };

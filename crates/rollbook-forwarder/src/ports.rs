@@ -1,4 +1,4 @@
-//! Ports of a forward: the store's, a clock, and the receiver.
+//! Ports of a forward: the store's, a clock, and the endpoint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,10 +36,10 @@ pub struct Push {
     pub body: Bytes,
 }
 
-/// Port of the receiver: sends one request and judges the answer. The caller may drop the future.
+/// Port of the endpoint: sends one request and judges the answer. The caller may drop the future.
 #[async_trait]
-pub trait Receiver: Send + Sync {
+pub trait Endpoint: Send + Sync {
     /// Sends a request. The status of the answer must come within `limit`. A little more time may be spent on the rest of the
     /// answer, which changes nothing.
-    async fn receive(&self, push: Push, limit: Duration) -> Verdict;
+    async fn send(&self, push: Push, limit: Duration) -> Verdict;
 }

@@ -7,7 +7,7 @@ use rollbook_core::store::{ChangeLine, Generation, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::ports::{Ports, Receiver};
+use crate::ports::{Endpoint, Ports};
 use crate::push::{body, push};
 use crate::row_room::RowRoom;
 use crate::settings::{BODY_PATIENCE, ForwardSettings};
@@ -18,7 +18,7 @@ use crate::verdict::Verdict;
 pub(crate) struct Requests {
     pub(crate) ports: Ports,
     pub(crate) settings: Arc<ForwardSettings>,
-    pub(crate) receiver: Arc<dyn Receiver>,
+    pub(crate) endpoint: Arc<dyn Endpoint>,
     pub(crate) room: RowRoom,
 }
 
@@ -32,7 +32,7 @@ impl Requests {
         };
         let push = push(line, body, &self.settings.secrets.current(), self.ports.clock.now());
         let left = deadline.saturating_duration_since(Instant::now());
-        let answer = timeout(left + BODY_PATIENCE, self.receiver.receive(push, left)).await;
+        let answer = timeout(left + BODY_PATIENCE, self.endpoint.send(push, left)).await;
         answer.unwrap_or(Verdict::TimedOut)
     }
 

@@ -20,7 +20,7 @@ pub const CONCURRENCY_MAX: u64 = 64;
 /// Maximum of `slow_max`.
 pub const SLOW_MAX: u64 = 256;
 
-/// Number of changes in hand, neither settled nor recorded, at which no further page is read.
+/// Number of open changes (read, and neither delivered nor recorded) at which no further page is read.
 pub(crate) const FRESH_MAX: usize = 1_000;
 /// Maximum number of those of one user, organization or other row.
 pub(crate) const FRESH_OF_SUBJECT_MAX: usize = 64;
@@ -50,7 +50,7 @@ pub struct ForwardSettings {
     pub timeout: Duration,
     /// Maximum number of requests at once.
     pub concurrency: usize,
-    /// Maximum number of first attempts in addition: those that take longer than a second while the receiver accepts other
+    /// Maximum number of first attempts in addition: those that take longer than a second while the endpoint accepts other
     /// changes within that time.
     pub slow_max: usize,
     /// Backoff, and the number of attempts that count after which a change becomes a dead letter.

@@ -1,4 +1,4 @@
-//! URL of a receiver.
+//! URL of an endpoint.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use hyper::Uri;
 use rollbook_core::url::{Parts, UrlError};
 
-/// URL of a receiver: `https://host[:port]/path`. It is shown without its path, which may be a secret.
+/// URL of an endpoint: `https://host[:port]/path`. It is shown without its path, which may be a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ForwardUrl {
     uri: Uri,
     is_https: bool,
 }
 
-/// Reason why a text is not a valid URL of a receiver. The text itself is never repeated: it may hold a password.
+/// Reason why a text is not a valid URL of an endpoint. The text itself is never repeated: it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardUrlError {
     /// The text is not a URL.

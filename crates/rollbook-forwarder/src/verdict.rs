@@ -11,15 +11,15 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// Result of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The receiver answered 2xx.
+    /// The endpoint answered 2xx.
     Accepted,
-    /// The receiver answered 410: it wants no more.
+    /// The endpoint answered 410: it wants no more.
     Gone,
-    /// The receiver answered something else.
+    /// The endpoint answered something else.
     Refused {
         /// Status.
         status: u16,
-        /// Time for which the receiver asks for no requests, at most [`RETRY_AFTER_MAX`].
+        /// Time for which the endpoint asks for no requests, at most [`RETRY_AFTER_MAX`].
         pause: Option<Duration>,
     },
     /// There was no answer in time.
@@ -77,13 +77,13 @@ impl Verdict {
     /// Returns the failure in words.
     pub(crate) fn reason(&self) -> String {
         match self {
-            Self::Accepted => "the receiver accepted it".to_owned(),
-            Self::Gone => "the receiver answered 410".to_owned(),
+            Self::Accepted => "the endpoint accepted it".to_owned(),
+            Self::Gone => "the endpoint answered 410".to_owned(),
             Self::Refused { status: status @ 300..=399, .. } => {
-                format!("the receiver answered {status}, and redirects are not followed")
+                format!("the endpoint answered {status}, and redirects are not followed")
             }
-            Self::Refused { status, .. } => format!("the receiver answered {status}"),
-            Self::TimedOut => "the receiver did not answer in time".to_owned(),
+            Self::Refused { status, .. } => format!("the endpoint answered {status}"),
+            Self::TimedOut => "the endpoint did not answer in time".to_owned(),
             Self::Unreachable(why) => why.clone(),
             Self::Unreadable => "the store could not read the row for expand".to_owned(),
             Self::Postponed => "there was no room for the row".to_owned(),
@@ -123,7 +123,7 @@ mod tests {
             assert_eq!(of(status, Some("60")), Verdict::Refused { status, pause: None }, "{status}");
         }
         assert!(of(302, None).reason().contains("redirects are not followed"));
-        assert_eq!(of(500, None).reason(), "the receiver answered 500");
+        assert_eq!(of(500, None).reason(), "the endpoint answered 500");
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct ForwardView {
     pub tries: u32,
     /// Time of the next request for it.
     pub next_try_at: Option<Timestamp>,
-    /// Time until which the receiver asked for no requests.
+    /// Time until which the endpoint asked for no requests.
     pub paused_until: Option<Timestamp>,
     /// Time at which it stopped.
     pub stopped_at: Option<Timestamp>,
@@ -253,8 +253,8 @@ pub struct Resumed {
 }
 
 /// Starts a forward again that stopped. It goes on where it was, or at the oldest change that the feed still has. At a feed
-/// that was restored to an older state, it goes on at the end, without its records of changes that the feed lost: their
-/// positions will be those of other changes.
+/// that was restored to an older state, it goes on at the end, without its records of changes that the feed lost: later changes
+/// get the positions of those.
 ///
 /// # Errors
 /// The forward never ran, or the store failed.

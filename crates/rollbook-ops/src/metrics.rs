@@ -211,13 +211,14 @@ impl QueueGauges {
         };
         let oldest_age_seconds = Gauge::new(
             "rollbook_queue_oldest_age_seconds",
-            "Age of the oldest message that is neither done nor a dead letter; 0 if there is none.",
+            "Age of the oldest message that is not settled; 0 if there is none.",
         )?;
         registry.register(Box::new(oldest_age_seconds.clone()))?;
         let durability_degraded = IntGaugeVec::new(
             Opts::new(
                 "rollbook_durability_degraded",
-                "1 if acknowledged data could still be lost, 0 if it is on stable storage.",
+                "1 if acknowledged data could still be lost, 0 if it is on stable storage, as far as the server proves it or the \
+                 operator vouches for it.",
             ),
             &["part"],
         )?;
@@ -234,10 +235,10 @@ impl QueueGauges {
             durability_degraded,
             durability_trusted,
             room: RoomGauges::new(registry)?,
-            depth: gauge("rollbook_queue_depth", "Messages that are neither done nor dead letters.")?,
+            depth: gauge("rollbook_queue_depth", "Messages that are not settled: ready, leased or delayed.")?,
             depth_limit: gauge(
                 "rollbook_queue_depth_limit",
-                "Maximum number of waiting messages; further deliveries are answered 503.",
+                "Maximum of rollbook_queue_depth; further deliveries are answered 503.",
             )?,
             leased: gauge("rollbook_queue_leased", "Messages that a worker has leased.")?,
             delayed: gauge("rollbook_queue_delayed", "Messages that wait for their backoff to end.")?,

@@ -93,7 +93,7 @@ fn log(refused: Refused, count: u64, paths: &WebhookPaths) {
 
 const fn fix(why: VerifyError) -> &'static str {
     match why {
-        VerifyError::NoMatch => "check that the signing secret is this endpoint's; rollbook doctor checks it",
+        VerifyError::NoMatch => "compare the signing secret with this endpoint's in Clerk's dashboard",
         VerifyError::TooOld | VerifyError::TooNew => {
             "check the clock of this machine; rollbook doctor checks it"
         }

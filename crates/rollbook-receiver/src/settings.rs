@@ -23,8 +23,8 @@ pub struct Settings {
     /// the connection is closed without an answer.
     pub header_timeout: Duration,
     /// Maximum idle time between an answer and the next request; then the connection is closed. Must be
-    /// longer than the 60 s for which nginx and AWS's load balancers keep idle connections, otherwise their
-    /// requests meet the close.
+    /// longer than the 60 s for which nginx and AWS's load balancers keep idle connections, otherwise
+    /// their requests can arrive on a connection that is being closed.
     pub idle_timeout: Duration,
     /// Age after which a connection closes with its next answer.
     pub connection_age_max: Duration,

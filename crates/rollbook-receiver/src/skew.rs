@@ -12,7 +12,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use tokio::time::Instant;
 
-/// Time for which a measurement is shown. Svix retries a refused delivery after at most 5 minutes, so a clock
+/// Time for which a measurement is shown. Svix sends a refused delivery again after 5 s and after 5 minutes, so a clock
 /// that stays wrong is measured again in this time.
 const SHOWN_FOR: Duration = Duration::from_secs(15 * 60);
 /// Time for which an accepted delivery takes precedence over deliveries refused for their timestamp. Anyone

@@ -29,7 +29,7 @@ pub struct Approved {
 }
 
 impl Reconciler {
-    /// Lets the held deletions of a run through, each confirmed again by a point read.
+    /// Lets the held deletions of a run through, each proved again first.
     ///
     /// # Errors
     /// There is no such run, nothing of it waits, or Clerk or the store gave no answer.

@@ -310,7 +310,7 @@ impl Context {
                         pending.extend([second, first]);
                     } else {
                         written.refused.extend(batch[0].subject_id().map(str::to_owned));
-                        warn!(table = batch[0].resource_name(), %error, "reconciliation: a row refuses its change");
+                        warn!(table = batch[0].resource_name(), %error, "reconciliation: a row could not be changed");
                         if !matches!(error.innermost(), StoreError::Event(_)) {
                             ambiguous = Some(error);
                         }

@@ -49,9 +49,9 @@ impl Context {
                 living,
                 too_many,
                 run = self.run.id,
-                "reconciliation: too many deletions for one run, of this table or, with them, of the one in too_many. All \
-                 of this table are held. Check the list with `rollbook reconcile status`; `rollbook reconcile approve \
-                 RUN` lets these through"
+                "reconciliation: the deletions of this table would delete too many rows of the table in too_many. None is \
+                 done before an operator decides: check the list with `rollbook reconcile status`; `rollbook \
+                 reconcile approve RUN` deletes the rows"
             );
         } else if proved > 0 {
             // What is deleted is no longer counted: a run that is killed must know it.

@@ -1,12 +1,13 @@
 //! The reconciling face: reads Clerk's Backend API, compares it with the rows, and repairs what differs.
 //!
-//! Webhooks carry what changes from now on, if they arrive. A reconciliation finds who existed before, and
-//! what never arrived. The first run is the backfill.
+//! Webhooks report what changes after the endpoint was created, if they arrive. A reconciliation also finds the objects that
+//! existed before, and changes that never arrived. The first run is the backfill.
 //!
 //! Constraints:
 //!
-//! * Absence is never proof. A row that a page lacks is a suspect ([`proof`](self)); it is deleted only after
-//!   a point read that answers 404, and only if the brake lets the whole run's deletions through.
+//! * Absence is never proof. A row that a page lacks is a suspect ([`proof`](self)); it is deleted only after a read of this
+//!   object alone that answers 404, or for memberships and domains after two answers that agree, and only if the brake lets
+//!   the whole run's deletions through.
 //! * A row that was written within some minutes is never proved absent: Clerk's answer may be older than the row.
 //! * A proof is used at once: before its deletion each row is read at Clerk again.
 //! * An object of another type than was asked for, or one marked as deleted, is neither a row nor a proof.

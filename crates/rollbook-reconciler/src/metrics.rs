@@ -35,7 +35,7 @@ impl ReconcileMetrics {
         );
         let held = Opts::new(
             "rollbook_reconcile_held",
-            "Objects that wait for an operator: deletions that the brake holds, wrongly deleted rows, and rows that refuse a change.",
+            "Objects that wait for an operator: deletions that the brake holds, wrongly deleted rows, and rows that could not be changed.",
         );
         let count_difference = Opts::new(
             "rollbook_count_difference",

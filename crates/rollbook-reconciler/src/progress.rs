@@ -38,7 +38,7 @@ pub struct ResourceProgress {
     pub refused: u64,
     /// Deletions and wrongly deleted rows that wait for an operator.
     pub held: u64,
-    /// Living rows that Clerk's lists lack and no point read could prove absent.
+    /// Living rows that Clerk's lists lack, and that could not be proved absent.
     pub unproven: u64,
     /// Rows that Clerk's lists lack and a point read found alive.
     pub alive: u64,

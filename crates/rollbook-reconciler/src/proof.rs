@@ -1,7 +1,7 @@
 //! Proof of absence: which living rows Clerk no longer has.
 //!
-//! A page that lacks a row makes the row a suspect, nothing more. A suspect counts as absent only if a point
-//! read says so.
+//! A page that lacks a row makes the row a suspect, nothing more. A suspect counts as absent only if `Source::fetch` finds
+//! proof: a read of the object alone that answers 404, or for memberships and domains two answers that agree.
 
 use std::collections::HashSet;
 

@@ -71,7 +71,7 @@ pub struct ResourceView {
     pub refused: u64,
     /// Deletions and wrongly deleted rows that wait for an operator.
     pub held: u64,
-    /// Living rows that Clerk's lists lack and no point read could prove absent.
+    /// Living rows that Clerk's lists lack, and that could not be proved absent.
     pub unproven: u64,
     /// Objects that could not be read.
     pub unreadable: u64,

@@ -23,7 +23,7 @@ pub struct RedisSettings {
     pub key_prefix: String,
     /// Identity of this deployment at its start. A queue of another deployment is refused.
     pub owner: Owner,
-    /// Maximum number of waiting messages over all shards; above it deliveries are refused with 503.
+    /// Maximum number of messages over all shards that are not settled; above it deliveries are refused with 503.
     pub depth_max: u64,
     /// Number of shards (sets of keys), 1 to 64. May only change while the queue is empty.
     pub shards: u16,

@@ -102,8 +102,8 @@ impl fmt::Debug for KeySet {
 
 /// Keys that can be replaced while tokens are verified. Clones share the keys.
 ///
-/// The library does not fetch keys. Whoever does calls [`Keys::replace_from_jwks`] with the bytes; if the fetch
-/// fails, or the bytes are not a usable JWKS, the known keys stay.
+/// The library does not fetch keys: your code does, and passes the bytes to [`Keys::replace_from_jwks`]. If the fetch fails,
+/// or the bytes are not a usable JWKS, the known keys stay.
 ///
 /// ```
 /// use rollbook_session::{KeySet, Keys};

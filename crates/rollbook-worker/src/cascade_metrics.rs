@@ -14,7 +14,7 @@ impl CascadeMetrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let pending = Opts::new(
             "rollbook_cascades_pending",
-            "What is left to do after deletions: parents with rows not looked at yet, and rows that refuse their change.",
+            "Work left after deletions: parents with child rows that are not processed yet, and rows that could not be changed and are retried.",
         );
         let rows = Opts::new(
             "rollbook_cascade_rows_total",

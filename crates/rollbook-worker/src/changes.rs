@@ -1,8 +1,9 @@
 //! Positions of the change feed. A background task gives them to the lines of committed changes.
 //!
-//! It runs after each batch of this process, and from time to time for the writes of others, such as `rollbook erase`. Every
-//! worker runs it; one at a time has the lock, and the others come back at once, since that one may have begun before the
-//! last commit. After a step of many lines it waits for a moment, so that under load one step takes the lines of several
+//! The task runs after each batch of this process, and every ten seconds for the writes of other processes, such as
+//! `rollbook erase`. Every worker runs it. One worker at a time holds the lock and gives positions. The others try again
+//! within 50 ms instead of relying on that worker: its step may have begun before their last commit, and then it does not
+//! include their lines. After a step of many lines the task waits 25 ms, so that under load one step takes the lines of several
 //! batches (decision 0206). Rows do not depend on it: an error is logged once, and the next turn tries again.
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tracing::warn;
 
 use crate::shared::Shared;
 
-/// Maximum time between two turns: other processes write too.
+/// Maximum time between two turns, for the writes of other processes.
 const REFRESH: Duration = Duration::from_secs(10);
 /// First and longest pause while another worker is at work.
 const BUSY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));

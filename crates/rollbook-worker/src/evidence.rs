@@ -235,7 +235,7 @@ impl Evidence {
             warn!(
                 svix_id = %id, table, error = %error,
                 "a message fails by itself while others pass: it is postponed without counting an attempt until it is \
-                 clear whether it is to blame. Look for what a trigger or a policy does to its row"
+                 clear whether it is the cause. Check what a trigger or a policy does with its row"
             );
         }
         if kind == Kind::Table {
@@ -313,7 +313,7 @@ impl State {
         error!(
             table,
             error = reason,
-            "every row of this table is refused while others are written: its messages are postponed, no attempt is spent, \
+            "every row of this table is refused while others are written: its messages are postponed, no attempt is counted, \
              nothing is lost. Fix: the policy, right or trigger that the error names"
         );
         self.blocked.insert(table, Blocked { reason, probe_at: now + POSTPONE, wait: POSTPONE });

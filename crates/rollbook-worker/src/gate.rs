@@ -90,7 +90,7 @@ impl Gate {
                 error!(
                     %error,
                     outage_seconds,
-                    "the store needs manual action, see the error; until then nothing is leased, no attempt is spent, nothing \
+                    "the store needs manual action, see the error; until then nothing is leased, no attempt is counted, nothing \
                      is lost"
                 );
             }
@@ -98,9 +98,9 @@ impl Gate {
         } else if is_due {
             let message = if matches!(error, StoreError::Slow { .. }) {
                 "every row that was tried is too slow: nothing is leased until the store applies again, no attempt is \
-                 spent. Look for a session that holds a lock, a slow trigger, a slow disk"
+                 counted. Look for a session that holds a lock, a slow trigger, a slow disk"
             } else {
-                "store unreachable or failing: nothing is leased until it applies again, no attempt is spent"
+                "store unreachable or failing: nothing is leased until it applies again, no attempt is counted"
             };
             warn!(%error, outage_seconds, "{message}");
         }

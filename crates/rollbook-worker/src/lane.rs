@@ -235,13 +235,13 @@ impl Lane {
         let lane = self.pulse.lane;
         if lost > 0 {
             self.shared.metrics.leases_lost.inc_by(lost);
-            warn!(lane, lost, "leases were lost: they ran out, and another worker has the messages");
+            warn!(lane, lost, "leases were lost: they expired, and another worker has the messages");
         }
         if ended_before > 0 {
             info!(
                 lane,
                 messages = ended_before,
-                "the answer to a settlement was lost and it was sent again: the leases had ended, by it or by running out"
+                "the answer to a settlement was lost, and it was sent again: the leases had ended, by the first request or because they expired"
             );
         }
         failed
@@ -257,22 +257,22 @@ impl Lane {
                 trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail, after_seconds = after.as_secs_f64(),
                 "refused: it is tried again"
             ),
-            Settlement::DeadLetter { failure } => self.log_parked(lease, failure, subject),
+            Settlement::DeadLetter { failure } => self.log_dead_letter(lease, failure, subject),
         }
     }
 
     /// Logs a dead letter: at the level warn if a line about its reason is due, otherwise at debug.
-    fn log_parked(&self, lease: &Lease, failure: &Failure, subject: Option<&String>) {
+    fn log_dead_letter(&self, lease: &Lease, failure: &Failure, subject: Option<&String>) {
         macro_rules! line {
             ($level:ident) => {
                 $level!(
                     lane = self.pulse.lane, svix_id = %lease.id, event_type = failure.event_type, subject,
                     attempt = lease.attempt, trace_id = trace_id(lease), reason = %failure.reason, detail = failure.detail,
-                    "parked as a dead letter"
+                    "became a dead letter"
                 )
             };
         }
-        if self.shared.parked.is_due(failure.reason) { line!(warn) } else { line!(debug) }
+        if self.shared.dead_letter_log.is_due(failure.reason) { line!(warn) } else { line!(debug) }
     }
 
     /// Parses and applies a batch, and decides how each lease ends.

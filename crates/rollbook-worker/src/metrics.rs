@@ -165,7 +165,7 @@ impl Metrics {
         }
         for event_type in event_types().chain([OTHER]) {
             self.events.with_label_values(&[event_type, APPLIED]);
-            // One of them is never parked: its body carries a one-time password.
+            // One of them never becomes a dead letter: its body carries a one-time password.
             let failed = if NEVER_STORED.contains(&event_type) { DROPPED } else { DEAD_LETTER };
             self.events.with_label_values(&[event_type, failed]);
         }

@@ -1,7 +1,8 @@
 //! Maximum messages of a batch, adapted to the time limits of the store.
 //!
 //! A batch that runs into a time limit halves the size. A size that works grows by an eighth with each full
-//! batch, as long as the larger batch would take less than half of the time after which the last one was cut short.
+//! batch, as long as the larger batch would take less than half of the shortest time after which one was cut short since
+//! batches last had the full size.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,15 +10,17 @@ use std::time::Duration;
 use rollbook_core::store::SlowCause;
 use tracing::{info, warn};
 
-/// Shared by all lanes of a worker.
+/// Size of batches. All lanes of a worker share it.
 pub(crate) struct Pace {
+    /// Configured maximum (`lease_batch_max`).
     size_max: usize,
     state: Mutex<State>,
 }
 
 struct State {
+    /// Maximum messages of the next batch.
     size: usize,
-    /// The shortest time after which a batch was cut short.
+    /// Shortest time after which a time limit ended a batch, since batches last had the full size.
     cut_after: Duration,
 }
 
@@ -27,12 +30,12 @@ impl Pace {
         Self { size_max, state: Mutex::new(State { size: size_max, cut_after: Duration::MAX }) }
     }
 
-    /// The size of the next batch, at most.
+    /// Returns the maximum messages of the next batch.
     pub(crate) fn size(&self) -> usize {
         self.state().size
     }
 
-    /// A batch of this size ran into a time limit.
+    /// Records that a time limit of the store ended a batch of this size.
     pub(crate) fn cut_short(&self, messages: usize, cause: SlowCause, detail: &str, took: Duration) {
         let mut state = self.state();
         state.cut_after = state.cut_after.min(took);
@@ -50,7 +53,8 @@ impl Pace {
         }
     }
 
-    /// The time of a batch was over before anything of it was decided; it got down to parts of this size.
+    /// Records that the time for a batch ended while the message that fails was being searched for. The batch had been
+    /// divided into parts of this size, and none of them was applied or refused yet.
     pub(crate) fn out_of_time(&self, messages: usize) {
         let mut state = self.state();
         if state.shrink(messages / 2) {
@@ -62,7 +66,7 @@ impl Pace {
         }
     }
 
-    /// Records that this many changes were applied in one call.
+    /// Records that this many messages were applied in one call.
     pub(crate) fn passed(&self, messages: usize, took: Duration) {
         let mut state = self.state();
         if state.size < self.size_max && messages >= state.size {
@@ -83,7 +87,8 @@ impl State {
         self.size < before
     }
 
-    /// Grows where a larger batch than the one that took so long is likely to be in time.
+    /// Increases the size by an eighth, unless a batch of that size would probably take more than half of the shortest time
+    /// limit that was met. `took` is the time of a full batch of the present size.
     fn grow(&mut self, size_max: usize, took: Duration) {
         let larger = (self.size + (self.size / 8).max(1)).min(size_max);
         let takes = took.as_secs_f64() / f64_of(self.size) * f64_of(larger);

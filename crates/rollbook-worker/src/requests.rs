@@ -1,7 +1,7 @@
 //! Lease requests of a lane: their limits and ids.
 //!
 //! * A request that failed keeps its id until it is answered. Its leases may have been given and its answer
-//!   lost on the way: the queue gives them out again by the id, and no attempt is spent.
+//!   lost on the way: the queue gives them out again by the id, and no attempt is counted.
 //! * The first repetition asks for as much as before. Each further one asks for half: where the answer is too
 //!   large for the link and its time limit, a smaller one gets through.
 //! * What got through grows by an eighth with each answer, up to the limits that are set. Growing faster

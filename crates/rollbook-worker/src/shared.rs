@@ -8,13 +8,13 @@ use rollbook_core::time::Clock;
 
 use crate::apply::Instances;
 use crate::backoff::SharedOutage;
+use crate::dead_letter_log::DeadLetterLog;
 use crate::evidence::Evidence;
 use crate::gate::Gate;
 use crate::isolation::Isolation;
 use crate::metrics::Metrics;
 use crate::mismatch_log::MismatchLog;
 use crate::pace::Pace;
-use crate::parked_log::ParkedLog;
 use crate::settings::Settings;
 
 /// State that all lanes of a worker share.
@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     pub(crate) instances: Instances,
     pub(crate) queue_outage: SharedOutage,
     pub(crate) isolation: Isolation,
-    pub(crate) parked: Arc<ParkedLog>,
+    pub(crate) dead_letter_log: Arc<DeadLetterLog>,
     pub(crate) mismatches: MismatchLog,
     /// Held by the lane that reads large bodies.
     pub(crate) large: tokio::sync::Mutex<()>,

@@ -14,6 +14,7 @@ use crate::apply::Instances;
 use crate::backoff::SharedOutage;
 use crate::cascades;
 use crate::changes;
+use crate::dead_letter_log;
 use crate::error::WorkerError;
 use crate::evidence::Evidence;
 use crate::gate::Gate;
@@ -22,7 +23,6 @@ use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::mismatch_log::MismatchLog;
 use crate::pace::Pace;
-use crate::parked_log;
 use crate::progress::{Progress, Pulse};
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -68,7 +68,7 @@ impl Worker {
             instances,
             queue_outage,
             isolation,
-            parked: Arc::default(),
+            dead_letter_log: Arc::default(),
             mismatches: MismatchLog::default(),
             large,
         };
@@ -100,9 +100,9 @@ impl Worker {
         let upkeep = upkeep::run(Arc::clone(&self.shared), halt.clone());
         let cascades = cascades::run(Arc::clone(&self.shared), halt.clone());
         let changes = changes::run(Arc::clone(&self.shared), halt.clone());
-        let parked = parked_log::run(Arc::clone(&self.shared.parked), halt.clone());
-        let (ended, (), (), (), ()) = tokio::join!(lanes, upkeep, cascades, changes, parked);
-        self.shared.parked.report(true);
+        let dead_letters = dead_letter_log::run(Arc::clone(&self.shared.dead_letter_log), halt.clone());
+        let (ended, (), (), (), ()) = tokio::join!(lanes, upkeep, cascades, changes, dead_letters);
+        self.shared.dead_letter_log.report(true);
         changes::finish(&self.shared).await;
         ended
     }

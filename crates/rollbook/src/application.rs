@@ -87,9 +87,11 @@ impl Refresh for FromClerk {
             | ResyncOutcome::RowIsLater
             | ResyncOutcome::Erased => return Ok(()),
             ResyncOutcome::WronglyDeleted => {
-                "a row is deleted here and alive at Clerk; rollbook resync ID --force revives it"
+                "a row is deleted here and present at Clerk; rollbook resync ID --force revives it"
             }
-            ResyncOutcome::Refused => "a row refuses its change: a trigger or a constraint of the team",
+            ResyncOutcome::Refused => {
+                "a row could not be changed: a trigger or a constraint of the team refuses it"
+            }
             ResyncOutcome::Unproven => {
                 "Clerk's answers do not prove whether the object exists; try again later"
             }

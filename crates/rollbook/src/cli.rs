@@ -40,7 +40,7 @@ const RECEIVE_HELP: &str = "\
 Example:
   CLERK_WEBHOOK_SIGNING_SECRET=whsec_… rollbook receive --queue-url redis://redis.internal:6379
 
-Needs no database: it takes deliveries while the store is unreachable. A rollbook work applies them.
+Needs no database: it takes deliveries while the store is unreachable. rollbook work applies them.
 
 Often set:
   --listen ADDRESS      deliveries [default: 127.0.0.1:8080]
@@ -51,8 +51,8 @@ const WORK_HELP: &str = "\
 Example:
   rollbook work --queue-url redis://redis.internal:6379 --database-url postgres://me@db.internal/app
 
-Needs no signing secret, and no port of the public. Next to another Rollbook process on one machine it
-needs an ops port of its own: --ops-listen 127.0.0.1:9465
+Needs no signing secret and no public port. A second Rollbook process on one machine needs another
+ops port: --ops-listen 127.0.0.1:9465
 
 Often set:
   --ops-listen ADDRESS  health and metrics, private [default: 127.0.0.1:9464]
@@ -62,8 +62,8 @@ Often set:
 
 /// Keeps your own SQL database in sync with Clerk
 ///
-/// Receives Clerk's webhooks, stores each durably before it acknowledges it, and applies them in whatever
-/// order they come: the rows end as Clerk has them.
+/// Receives Clerk's webhooks, stores each durably before it acknowledges it, and applies them. In
+/// whatever order they arrive, the rows become those of Clerk.
 #[derive(Parser)]
 #[command(
     name = "rollbook",
@@ -85,23 +85,23 @@ pub(crate) enum Command {
     /// Receives deliveries and applies them to the store, in one process: the way to begin, and enough for most
     #[command(after_help = SERVE_HELP)]
     Serve(Start),
-    /// Receives deliveries and queues them, and applies none: with work, to scale out or to restart one without the other
+    /// Receives deliveries and queues them, without applying them: run work too, to scale or restart one without the other
     #[command(after_help = RECEIVE_HELP)]
     Receive(Start),
-    /// Applies queued deliveries to the store, and receives none: the other half of receive, as many as you like
+    /// Applies the deliveries that receive has queued to the store; run as many as you like
     #[command(after_help = WORK_HELP)]
     Work(Start),
-    /// Shows on this machine how a signed history, shuffled and doubled, becomes right rows
+    /// Sends signed webhooks of a simulated Clerk, in random order and partly twice, and checks every row
     #[command(after_help = "Examples:\n  rollbook demo --deliveries 50000 --keep\n  \
                             rollbook demo --queue redis://127.0.0.1:6379/9 --store postgres://me@127.0.0.1/scratch\n\n\
                             Needs no configuration and reads none but its own flags. Exit code 0 means that the\n\
-                            rows equal the truth.")]
+                            rows are those of the simulated Clerk.")]
     Demo(Demo),
     /// Signs an event and posts it to a running receiver
     #[command(after_help = "Examples:\n  rollbook send user.created\n  \
                             rollbook send --file event.json --count 100 --url http://127.0.0.1:8080/webhooks/clerk\n\n\
                             A built-in event is always of the same object, so a second user.created updates its row.\n\
-                            user.deleted is of another user: who is deleted stays deleted. The least that a file\n\
+                            user.deleted is about another user, since a deleted user stays deleted. The least that a file\n\
                             of your own needs (timestamp: milliseconds since 1970; date +%s%3N):\n  \
                             {\"type\":\"user.created\",\"timestamp\":1785312000032,\"data\":{\"id\":\"user_1\"}}")]
     Send(Send),
@@ -143,7 +143,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  rollbook explain user_29w83sxmDNGwOuEthce5gg56FcC\n  \
                             rollbook explain msg_2b6vK1…\n  rollbook explain acme-corp\n\nShows ids, types and times; no names, no addresses, no bodies. Exit code 1: several subjects have\nthe name, or the store or the queue cannot be read; then the other one is shown. 3: nothing is\nknown of it.")]
     Explain(Explain),
-    /// Removes a person's data from rows, ledger, queue and dead letters, for good
+    /// Removes a person's data from rows, ledger, queue and dead letters, permanently
     #[command(after_help = "Examples:\n  rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --dry-run\n  \
                             rollbook erase user_29w83sxmDNGwOuEthce5gg56FcC --yes\n  \
                             rollbook erase ann@kilnworks.example --dry-run\n\n\
@@ -155,8 +155,9 @@ pub(crate) enum Command {
     /// Checks configuration, clock, files, queue and store, and says how to fix what is wrong
     #[command(after_help = "Examples:\n  rollbook doctor\n  rollbook doctor --face work --output json\n  \
                             rollbook doctor --send\n\n\
-                            Give it the settings of the process it is about. It reads only, but for --send. Exit code\n\
-                            0: nothing has failed (there may be warnings); 1: something has; 2: the configuration is wrong.")]
+                            Give it the settings of the process it is about. Without --send it stores nothing: what it\n\
+                            tries is rolled back (in Redis one field of the queue's own is written). Exit code 0: nothing\n\
+                            has failed (there may be warnings); 1: something has; 2: the configuration is wrong.")]
     Doctor(Doctor),
     /// Shows on one screen whether running processes keep up, what waits, and what fails
     Top(Top),
@@ -197,10 +198,10 @@ pub(crate) struct Demo {
     /// URL of a Postgres, in place of a file; the rows get their own schema, which is dropped at the end
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
-    /// Sends at least this many deliveries, the doubled ones included
+    /// Sends at least this many deliveries, including those that are sent twice
     #[arg(long, value_name = "NUMBER", default_value_t = 12_500, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub(crate) deliveries: u32,
-    /// Shows what a common nightly job would have done to the same users
+    /// Also shows the damage that a common nightly job would have done to the same users
     #[arg(long)]
     pub(crate) naive: bool,
     /// Continues to serve when the demo is done, until Ctrl-C, and keeps its data

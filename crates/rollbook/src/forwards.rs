@@ -9,7 +9,7 @@ use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
-use rollbook_forwarder::{ForwardSettings, Forwarder, HttpReceiver, Ports, Receiver};
+use rollbook_forwarder::{Endpoint, ForwardSettings, Forwarder, HttpEndpoint, Ports};
 
 use crate::config::{Config, ForwardGroup};
 use crate::live_secrets::LiveSecrets;
@@ -29,9 +29,9 @@ pub(crate) fn forwarder(
         return Ok(None);
     }
     let forward = |(name, group): (&String, &ForwardGroup)| {
-        let receiver: Arc<dyn Receiver> = Arc::new(HttpReceiver::new(group.url.clone(), clock.clone()));
+        let endpoint: Arc<dyn Endpoint> = Arc::new(HttpEndpoint::new(group.url.clone(), clock.clone()));
         let secrets = live.forward(name).unwrap_or_else(|| group.secret.clone().into());
-        (settings(name, group, secrets), receiver)
+        (settings(name, group, secrets), endpoint)
     };
     let forwards = config.forwards.iter().map(forward).collect();
     let ports = Ports { changes: store.clone(), forwards: store.clone(), rows: store, clock: clock.clone() };

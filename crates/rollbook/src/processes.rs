@@ -121,9 +121,9 @@ pub(crate) fn announce(config: &Config, faces: Faces, process: &Process) -> Opti
     }
     for other in same {
         tracing::warn!(
-            fix = format!("if it was left over from an earlier start: kill {}", other.pid()),
-            "the files of {} are also used by {other}, which does the same work: both may, for example while one replaces \
-             the other",
+            fix = format!("if it is still running since an earlier start: kill {}", other.pid()),
+            "the files of {} are also used by {other}, which receives or works too: this is right only while one \
+             process replaces the other",
             folder_of(file).display()
         );
     }

@@ -281,7 +281,7 @@ async fn in_thread<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static)
     // An error means that nobody waits any more.
     let started = thread.spawn(move || drop(sender.send(read())));
     if let Err(error) = started {
-        tracing::warn!(%error, "the secrets can't be read again now: no thread");
+        tracing::warn!(%error, "the secrets are not read again now: the system starts no thread");
         return None;
     }
     receiver.await.ok()

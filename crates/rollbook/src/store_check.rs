@@ -36,7 +36,7 @@ impl Probe for StoreCheck {
         let blocked = self.worker.as_ref().map(StoreHealth::blocked).unwrap_or_default();
         if let (Some((table, reason)), Condition::Healthy) = (blocked.first(), &applying) {
             return Condition::Degraded(format!(
-                "table {table} refuses every row while others are written; its messages wait, no attempt is spent: {reason}"
+                "table {table} refuses every row while others are written; its messages wait, no attempt is counted: {reason}"
             ));
         }
         let refusals = self.worker.as_ref().and_then(StoreHealth::refusals);

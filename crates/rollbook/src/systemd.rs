@@ -88,7 +88,10 @@ async fn is_well(live: &[Component]) -> bool {
     for part in live {
         let condition = timeout(CHECK_TIMEOUT, part.probe.check()).await;
         if !condition.is_ok_and(|condition| condition.is_ready()) {
-            tracing::error!(part = part.name, "no progress: the watchdog is not fed, systemd will end us");
+            tracing::error!(
+                part = part.name,
+                "no progress: systemd gets no watchdog notification, and will restart this process"
+            );
             return false;
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A queue that answers reads may refuse every write: a missing right, no memory, a replica, too few replicas. Leases and
 //! settlements are writes, so a worker's calls are observed, and the queue's component in `/readyz` and `rollbook_up`
-//! reports their outcome. A worker calls repeatedly, so the last outcome is always recent.
+//! reports their outcome. A worker leases repeatedly, so the outcome of the last lease is recent. The outcome of the last
+//! settlement stays until the worker has another message to settle.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +24,7 @@ struct State {
     settle: Option<QueueError>,
     /// Whether the last settlement succeeded for some of its leases.
     settled_some: bool,
-    /// Number of leases with messages, and of settlements.
+    /// Number of calls that show something: leases that returned messages or failed, and settlements.
     calls: u64,
 }
 

@@ -63,7 +63,7 @@ pub trait QueueAdmin: Send + Sync {
     /// of each of its parts. Reads only.
     async fn discards(&self, id: &MessageId) -> Result<Vec<Discard>, QueueError>;
 
-    /// Returns one page of the messages that are neither done nor dead, in no particular order: at most
+    /// Returns one page of the messages that are not settled, in no particular order: at most
     /// `limit` (at least one) starting after `after`, and fewer if their bodies would exceed
     /// [`PAGE_BYTES_MAX`]. Reads only. A message that exists from the first page to the last is on one of
     /// them, whatever states it passes through. A message that arrives or is settled meanwhile may be missing
@@ -116,7 +116,7 @@ pub const DISCARDS_KEPT: usize = 10_000;
 pub struct Discard {
     /// Time of the discard.
     pub discarded_at: Timestamp,
-    /// Time at which the message was parked.
+    /// Time at which the message became a dead letter.
     pub parked_at: Timestamp,
     /// Number of the last attempt.
     pub attempts: u32,
@@ -138,7 +138,7 @@ pub struct DeadLetterSums {
 pub struct DeadLetterSum {
     /// Number of dead letters.
     pub count: u64,
-    /// Time at which the newest one was parked.
+    /// Time at which the newest one became a dead letter.
     pub newest_at: Timestamp,
 }
 
@@ -225,18 +225,18 @@ pub struct QueueStats {
     pub delayed: u64,
     /// Dead letters.
     pub dead: u64,
-    /// Time at which the oldest message that is neither done nor dead was received.
+    /// Time at which the oldest message that is not settled was received.
     pub oldest_received_at: Option<Timestamp>,
 }
 
 impl QueueStats {
-    /// Messages that are neither done nor dead.
+    /// Messages that are not settled.
     pub const fn depth(&self) -> u64 {
         self.ready + self.leased + self.delayed
     }
 }
 
-/// A message that is neither done nor dead, as an operator sees it.
+/// A message that is not settled, as an operator sees it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct QueuedMessage {
     /// Message id.
@@ -262,7 +262,7 @@ impl fmt::Debug for QueuedMessage {
     }
 }
 
-/// State of a message that is neither done nor dead.
+/// State of a message that is not settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageState {
     /// Waits for a worker: it is due and not leased, or its lease has expired.
@@ -292,7 +292,7 @@ pub struct MessagesPage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessagesCursor(pub String);
 
-/// A dead letter: a message that was parked.
+/// A dead letter: a message that could not be applied, kept with its body and the reason.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     /// Position in the listing.
@@ -303,7 +303,7 @@ pub struct DeadLetter {
     pub received_at: Timestamp,
     /// Trace context of the delivery.
     pub traceparent: Option<Traceparent>,
-    /// Time at which the message was parked.
+    /// Time at which the message became a dead letter.
     pub parked_at: Timestamp,
     /// Number of the last attempt.
     pub attempts: u32,
@@ -340,9 +340,9 @@ pub struct DeadLetterFilter {
     pub id: Option<MessageId>,
     /// Event type.
     pub event_type: Option<String>,
-    /// Reason of parking (see [`crate::retry::Reason`]).
+    /// Reason of the last failure (see [`crate::retry::Reason`]).
     pub reason: Option<String>,
-    /// Earliest time of parking, inclusive.
+    /// Earliest time at which the message became a dead letter, inclusive.
     pub since: Option<Timestamp>,
 }
 

@@ -1,6 +1,6 @@
 //! Port of the forwarder: how far each forward of the change feed came, and the changes that it could not deliver.
 //!
-//! A change is *settled* once the receiver accepted it, or once it is recorded here: it waits for its next attempt, or waits
+//! A change is *settled* once the endpoint accepted it, or once it is recorded here: it waits for its next attempt, or waits
 //! behind an earlier change of its subject, or is a dead letter. The position of a forward has no unsettled change at or
 //! below it, so a process that is killed loses none. Changes are recorded with ids only, as in the feed.
 
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::StoreError;
 use super::changes::{ChangeLine, Generation, Position};
-use super::in_hand::InHand;
+use super::open_changes::OpenChanges;
 use crate::time::Timestamp;
 
 /// Maximum number of recorded changes that one call returns or changes.
@@ -103,10 +103,10 @@ pub struct Forward {
     /// Number of dead letters.
     pub failed: u64,
     /// Changes above the position that are open, if the position is the one with which they were saved.
-    pub in_hand: Option<InHand>,
+    pub open_changes: Option<OpenChanges>,
     /// Generation of the feed that the position belongs to; `None` before the first save, and after a move by an operator.
     pub generation: Option<Generation>,
-    /// Time until which the receiver asked for no requests.
+    /// Time until which the endpoint asked for no requests.
     pub paused_until: Option<Timestamp>,
 }
 
@@ -133,10 +133,10 @@ pub struct ForwardProgress {
     /// Time of the save.
     pub saved_at: Timestamp,
     /// Changes above the position that are open; `None` if none is.
-    pub in_hand: Option<InHand>,
+    pub open_changes: Option<OpenChanges>,
     /// Generation of the feed.
     pub generation: Option<Generation>,
-    /// Time until which the receiver asked for no requests.
+    /// Time until which the endpoint asked for no requests.
     pub paused_until: Option<Timestamp>,
 }
 
@@ -149,13 +149,13 @@ pub struct ForwardChange {
     pub state: ForwardState,
     /// Number of requests that were made for it.
     pub tries: u32,
-    /// Number of those that count: while the receiver accepts nothing, none does.
+    /// Number of those requests that count as attempts: while the endpoint accepts nothing, none does.
     pub attempts: u32,
     /// Time of the first failure; `None` if it only waits behind another change.
     pub failed_at: Option<Timestamp>,
     /// Time of the next attempt.
     pub next_try_at: Timestamp,
-    /// Reason of the last failure. Contains nothing that the receiver sent but the status.
+    /// Reason of the last failure. Contains nothing that the endpoint sent but the status.
     pub last_error: Option<String>,
 }
 

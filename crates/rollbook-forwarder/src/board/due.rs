@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use rollbook_core::store::Position;
 use rollbook_core::time::Timestamp;
 
-use super::queue::{Item, Subject};
 use super::room::{Attempt, Request, Room};
+use super::subject_changes::{Item, Subject};
 use crate::limits::Limits;
 
 /// Subjects by the time from which their first change can be sent, and its position.
 type Times = BTreeSet<(Timestamp, Position, Subject)>;
 
-/// First attempts and retries. Each has room of its own: objects at which the receiver hangs hold up no other ones, and a
+/// First attempts and retries. Each has room of its own: objects for which the endpoint hangs hold up no other ones, and a
 /// stream of new changes holds up no retry.
 #[derive(Debug, Default)]
 pub(super) struct Due {
@@ -58,7 +58,7 @@ impl Due {
         Some((self.room.begin(attempt, now), subject))
     }
 
-    /// Takes the subject that has waited longest. Where the receiver seems to hang, the newest of the first attempts: objects at
+    /// Takes the subject that has waited longest. Where the endpoint seems to hang, the newest of the first attempts: objects at
     /// which it hangs often follow each other.
     fn take(&mut self, attempt: Attempt, now: Timestamp) -> Option<Subject> {
         if attempt == Attempt::First && self.room.wants_proof() {
@@ -69,7 +69,7 @@ impl Due {
         self.times(attempt).pop_first().map(|(.., subject)| subject)
     }
 
-    /// Notes that a request ended, and whether the receiver accepted its change.
+    /// Notes that a request ended, and whether the endpoint accepted its change.
     pub(super) fn end(&mut self, request: Request, is_accepted: bool, now: Timestamp) {
         self.room.end(request, is_accepted, now);
     }

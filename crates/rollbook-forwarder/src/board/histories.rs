@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rollbook_core::store::{ForwardProgress, InHand};
+use rollbook_core::store::{ForwardProgress, OpenChanges};
 
 use super::tests::{LIMITS as MANY, at, forward, line, refused};
 use super::*;
@@ -67,19 +67,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..250)
 }
 
-/// The world around a board: the feed, the store, and what the receiver saw.
+/// The world around a board: the feed, the store, and what the endpoint saw.
 struct World {
     feed: Vec<ChangeLine>,
     board: Board,
     now: Timestamp,
     /// Position and changes that the store has.
     position: Position,
-    in_hand: Option<InHand>,
+    open_changes: Option<OpenChanges>,
     paused_until: Option<Timestamp>,
     stored: BTreeMap<Position, ForwardChange>,
     sending: Vec<ChangeLine>,
     accepted: HashSet<Position>,
-    /// Changes that this process has sent and the receiver has accepted.
+    /// Changes that this process has sent and the endpoint has accepted.
     accepted_here: HashSet<Position>,
     /// Changes that the store does not know as accepted since the last kill: they may be sent again.
     may_repeat: HashSet<Position>,
@@ -96,7 +96,7 @@ impl World {
             board: Board::new(LIMITS, &forward(0, 0), at(0)),
             now: at(0),
             position: 0,
-            in_hand: None,
+            open_changes: None,
             paused_until: None,
             stored: BTreeMap::new(),
             sending: Vec::new(),
@@ -158,7 +158,7 @@ impl World {
         let progress = ForwardProgress { position, ..self.board.progress(self.now) };
         assert!(progress.position >= self.position, "the position moves back");
         self.position = progress.position;
-        self.in_hand = progress.in_hand.filter(|_| !self.is_control);
+        self.open_changes = progress.open_changes.filter(|_| !self.is_control);
         self.paused_until = progress.paused_until;
         for position in progress.removed {
             self.stored.remove(&position);
@@ -180,18 +180,17 @@ impl World {
 
     fn is_saved_as_settled(&self, position: Position) -> bool {
         let is_recorded = self.stored.get(&position).is_some_and(|of| of.state == ForwardState::Waiting);
-        let is_above = self
-            .in_hand
-            .as_ref()
-            .is_some_and(|in_hand| position <= in_hand.through && !in_hand.open.contains(&position));
+        let is_above = self.open_changes.as_ref().is_some_and(|open_changes| {
+            position <= open_changes.through && !open_changes.open.contains(&position)
+        });
         !is_recorded && (position <= self.position || is_above)
     }
 
     fn kill(&mut self) {
         self.sending.clear();
         let failed = self.stored.values().filter(|of| of.state == ForwardState::Failed).count() as u64;
-        let (in_hand, paused_until) = (self.in_hand.clone(), self.paused_until);
-        let known = Forward { in_hand, paused_until, ..forward(self.position, failed) };
+        let (open_changes, paused_until) = (self.open_changes.clone(), self.paused_until);
+        let known = Forward { open_changes, paused_until, ..forward(self.position, failed) };
         self.board = Board::new(LIMITS, &known, self.now);
         for change in self.stored.values() {
             self.board.restore(change.clone(), self.now);
@@ -220,7 +219,7 @@ impl World {
         }
     }
 
-    /// Lets the receiver accept everything until nothing is left.
+    /// Lets the endpoint accept everything until nothing is left.
     fn finish(&mut self) {
         // At the maximum of dead letters nothing is read until an operator acts.
         self.board.limits.failed_max = u64::MAX;
@@ -245,7 +244,7 @@ impl World {
 
 proptest! {
     /// Each change is accepted or a dead letter at the end, and the first acceptances of a subject are in the order of the
-    /// feed, whatever the receiver answers and whenever the process is killed.
+    /// feed, whatever the endpoint answers and whenever the process is killed.
     #[test]
     fn nothing_is_lost_and_each_subject_is_in_order(steps in steps()) {
         let mut world = World::new();

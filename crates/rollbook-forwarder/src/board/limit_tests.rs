@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rollbook_core::store::{ForwardProgress, InHand};
+use rollbook_core::store::{ForwardProgress, OpenChanges};
 
 use super::tests::{LIMITS, at, forward, line, refused};
 use super::*;
@@ -26,7 +26,7 @@ fn fail(board: &mut Board, change: &ChangeLine, now: Timestamp) {
 /// A board of the process after a kill: from what was saved.
 fn after_kill(limits: Limits, saved: &ForwardProgress, stored: &[ForwardChange], now: Timestamp) -> Board {
     let known = Forward {
-        in_hand: saved.in_hand.clone(),
+        open_changes: saved.open_changes.clone(),
         paused_until: saved.paused_until,
         ..forward(saved.position, 0)
     };
@@ -93,8 +93,8 @@ fn a_slow_subject_with_many_changes_keeps_few_in_hand_and_others_are_read() {
     board.answered(&line(101, "other"), &Verdict::Accepted, at(0), 0.0);
     let saved = board.progress(at(0));
     assert_eq!((saved.position, saved.recorded.len()), (0, 96));
-    assert_eq!(saved.in_hand, Some(InHand { through: 101, open: vec![1, 2, 3, 4] }));
-    // After a kill, the changes in hand are read again, and come before the recorded ones.
+    assert_eq!(saved.open_changes, Some(OpenChanges { through: 101, open: vec![1, 2, 3, 4] }));
+    // After a kill, the open changes are read again, and come before the recorded ones.
     let mut board = after_kill(limits, &saved, &saved.recorded, at(1));
     assert_eq!(begun(&mut board, at(1)), [0; 0], "earlier changes of the subject are not read yet");
     assert!(board.wants_more());
@@ -126,7 +126,7 @@ fn what_was_delivered_or_discarded_above_the_position_is_not_sent_again_after_a_
     let mut board = after_kill(LIMITS, &saved, &[], at(1));
     board.read([line(1, "hangs"), line(2, "b"), line(3, "c"), line(4, "d"), line(5, "e")], 5, at(1));
     assert_eq!(begun(&mut board, at(1)), [1, 5]);
-    assert_eq!(board.progress(at(1)).in_hand, Some(InHand { through: 5, open: vec![1, 5] }));
+    assert_eq!(board.progress(at(1)).open_changes, Some(OpenChanges { through: 5, open: vec![1, 5] }));
 }
 
 #[test]
@@ -157,12 +157,12 @@ fn the_limits_of_blocked_subjects_waiting_changes_and_dead_letters_are_exact() {
     assert_eq!(board.dead_letters(), 1);
     assert!(!board.wants_more());
     let saved = board.progress(at(0));
-    let open = saved.in_hand.expect("changes in hand").open;
+    let open = saved.open_changes.expect("open changes").open;
     assert_eq!(open.len() as u64 + board.waiting + board.failed, 8, "nothing is lost");
 }
 
 #[test]
-fn a_pause_that_the_receiver_asked_for_is_saved_and_holds_after_a_restart() {
+fn a_pause_that_the_endpoint_asked_for_is_saved_and_holds_after_a_restart() {
     let mut board = board_of(LIMITS, &[(1, "a")]);
     let change = board.next(at(0)).expect("a change");
     let pause = Some(Duration::from_secs(600));

@@ -1,8 +1,8 @@
 //! Requests in progress of a forward, and room for further ones.
 //!
-//! A first attempt that takes longer than [`SLOW_AFTER`] gives its room to another request, so that objects at which the receiver
-//! hangs for the first time do not take all of `concurrency` for `timeout`. It needs a proof: the receiver accepted another
-//! change within that time since the request began. A receiver that is slow at everything, or down, gives no proof, and gets
+//! A first attempt that takes longer than [`SLOW_AFTER`] gives its room to another request, so that objects for which the endpoint
+//! hangs for the first time do not take all of `concurrency` for `timeout`. It needs a proof: the endpoint accepted another
+//! change within that time since the request began. An endpoint that is slow at everything, or down, gives no proof, and gets
 //! no more requests than before. Where all of the room is taken by slow first attempts, nothing could give the proof: then one
 //! of them gives its room without (decision 0204).
 
@@ -40,7 +40,7 @@ pub(super) struct Room {
     slow: BTreeSet<u64>,
     /// Number of retries. They always count.
     retrying: usize,
-    /// Requests up to this number had begun when the receiver last accepted a change in time.
+    /// Requests up to this number had begun when the endpoint last accepted a change in time.
     proven: u64,
     /// The slow request that gave its room without a proof.
     unproven: Option<u64>,
@@ -55,7 +55,7 @@ impl Room {
         self.retrying
     }
 
-    /// Whether the next request shall be one that can prove that the receiver works.
+    /// Whether the next request shall be one that can prove that the endpoint works.
     pub(super) const fn wants_proof(&self) -> bool {
         self.wants_proof
     }
@@ -114,7 +114,7 @@ impl Room {
         Request { attempt, number, began_at: now }
     }
 
-    /// Notes that a request ended, and whether the receiver accepted its change.
+    /// Notes that a request ended, and whether the endpoint accepted its change.
     pub(super) fn end(&mut self, request: Request, is_accepted: bool, now: Timestamp) {
         let Request { attempt, number, began_at } = request;
         match attempt {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_is_slow_at_everything_gets_one_request_more() {
+    fn an_endpoint_that_is_slow_at_everything_gets_one_request_more() {
         let (mut room, mut requests) = (Room::default(), Vec::new());
         for second in 0..100 {
             requests.extend(fill(&mut room, &FEW, at(second)));

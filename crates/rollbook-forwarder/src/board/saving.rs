@@ -1,6 +1,6 @@
 //! Progress of a board: the position, changes to record, and open changes above the position.
 
-use rollbook_core::store::{ForwardProgress, InHand, Position};
+use rollbook_core::store::{ForwardProgress, OpenChanges, Position};
 use rollbook_core::time::Timestamp;
 use rollbook_operator::forwards::full;
 
@@ -16,7 +16,7 @@ impl Board {
             recorded: self.recorded.values().cloned().collect(),
             removed: self.removed.iter().copied().collect(),
             saved_at: now,
-            in_hand: self.in_hand(),
+            open_changes: self.open_changes(),
             generation: None,
             paused_until: self.paused_until,
         }
@@ -28,8 +28,8 @@ impl Board {
         self.recorded.clear();
         self.removed.clear();
         for subject in std::mem::take(&mut self.held) {
-            if let Some(queue) = self.queues.get_mut(&subject) {
-                queue.is_held = false;
+            if let Some(of_subject) = self.by_subject.get_mut(&subject) {
+                of_subject.is_held = false;
             }
             self.offer(&subject);
         }
@@ -42,10 +42,10 @@ impl Board {
     }
 
     /// Changes above the position that are open; `None` if none is.
-    fn in_hand(&self) -> Option<InHand> {
+    fn open_changes(&self) -> Option<OpenChanges> {
         let through = self.read_through.max(self.earlier.through);
         let open: Vec<Position> = self.fresh.union(&self.earlier.open).copied().collect();
-        (!open.is_empty()).then_some(InHand { through, open })
+        (!open.is_empty()).then_some(OpenChanges { through, open })
     }
 
     /// Whether there is something to save.
@@ -64,7 +64,7 @@ impl Board {
         (must_read || self.full().is_none()) && self.fresh.len() < self.limits.fresh_max
     }
 
-    /// Reason why no more is read until an operator or the receiver does something.
+    /// Reason why no more is read until an operator or the endpoint does something.
     pub(crate) fn full(&self) -> Option<String> {
         let Limits { blocked_max, waiting_max, failed_max, .. } = self.limits;
         full(

@@ -35,7 +35,7 @@ pub(super) fn forward(position: Position, failed: u64) -> Forward {
         waiting: 0,
         blocked: 0,
         failed,
-        in_hand: None,
+        open_changes: None,
         generation: None,
         paused_until: None,
     }
@@ -106,7 +106,7 @@ fn a_failed_change_is_recorded_with_what_follows_and_the_position_passes_them() 
     board.answered(&line(2, "b"), &Verdict::Accepted, at(0), 0.0);
     assert_eq!((board.position(), board.blocked), (3, 1));
     board.read([line(4, "a"), line(5, "b")], 5, at(0));
-    assert_eq!(sendable(&mut board, at(0)), [1, 5], "the receiver accepts changes: 1 is due at once");
+    assert_eq!(sendable(&mut board, at(0)), [1, 5], "the endpoint accepts changes: 1 is due at once");
     let recorded: Vec<_> = board.progress(at(1)).recorded.iter().map(|of| of.line.position).collect();
     assert_eq!(recorded, [4], "it waits behind 1");
     board.saved();
@@ -160,7 +160,7 @@ fn a_change_that_fails_while_others_are_accepted_becomes_a_dead_letter_and_the_n
     let progress = board.progress(at(0));
     let states: Vec<_> = progress.recorded.iter().map(|of| (of.line.position, of.state)).collect();
     assert_eq!(states, [(1, ForwardState::Failed), (2, ForwardState::Waiting)]);
-    assert_eq!(progress.recorded[0].last_error.as_deref(), Some("the receiver answered 500"));
+    assert_eq!(progress.recorded[0].last_error.as_deref(), Some("the endpoint answered 500"));
     assert_eq!(sendable(&mut board, at(5_000)), [0; 0], "a kill now would bring 1 back");
     board.saved();
     assert_eq!(sendable(&mut board, at(5_000)), [2]);
@@ -227,7 +227,7 @@ fn too_many_blocked_subjects_changes_and_dead_letters_stop_the_reading() {
     board.read([line(1, "a"), line(2, "b")], 2, at(0));
     assert!(board.wants_more());
     board.read([line(3, "c")], 3, at(0));
-    assert!(!board.wants_more() && board.full().is_none(), "three are in hand");
+    assert!(!board.wants_more() && board.full().is_none(), "three are open");
     for subject in ["a", "b"] {
         let line = board.next(at(0)).expect("a change");
         assert_eq!(line.subject_id, subject);

@@ -70,10 +70,10 @@ async fn sent(users: Position, settings: ForwardSettings) -> Vec<Position> {
     let epoch = taken.expect("it is free").epoch;
     stage.store.release_forward(NAME, epoch).await.expect("it is free again");
     let ports = Ports { changes: Arc::new(LongFeed(users)), ..stage.ports() };
-    let running = Running::new(ports, settings, stage.receiver.clone());
+    let running = Running::new(ports, settings, stage.endpoint.clone());
     until("it is at the end", || async { stage.forward().await.position == users + 1 }).await;
     running.stop().await;
-    let mut accepted = stage.receiver.accepted();
+    let mut accepted = stage.endpoint.accepted();
     accepted.sort_unstable();
     accepted
 }

@@ -16,7 +16,7 @@ async fn a_forward_begins_with_the_next_change_and_sends_each_once_in_order() {
     let running = stage.begin(settings()).await;
     stage.write(&["user_1", "user_2", "user_1", "user_1"]).await;
     stage.until_settled().await;
-    let got = stage.receiver.got();
+    let got = stage.endpoint.got();
     let mut ids: Vec<&str> = got.iter().map(|got| got.id.as_str()).collect();
     ids.sort_unstable();
     assert_eq!(ids, ["chg_2", "chg_3", "chg_4", "chg_5"]);
@@ -25,7 +25,7 @@ async fn a_forward_begins_with_the_next_change_and_sends_each_once_in_order() {
     stage.write(&["user_3"]).await;
     let running = stage.start(settings());
     stage.until_settled().await;
-    assert_eq!(stage.receiver.accepted().len(), 5, "a stop in order sends nothing twice");
+    assert_eq!(stage.endpoint.accepted().len(), 5, "a stop in order sends nothing twice");
     assert_eq!(running.metric("rollbook_forward_deliveries_total", "delivered"), 1);
     running.stop().await;
 }
@@ -37,7 +37,7 @@ async fn the_body_is_the_change_as_the_api_shows_it_and_has_the_row_if_that_is_w
         let running = stage.begin(ForwardSettings { expand, ..settings() }).await;
         stage.write(&["user_1"]).await;
         stage.until_settled().await;
-        let change = &stage.receiver.got()[0].change;
+        let change = &stage.endpoint.got()[0].change;
         let mut names: Vec<&str> =
             change.as_object().expect("an object").keys().map(String::as_str).collect();
         names.retain(|name| *name != "row");
@@ -75,21 +75,21 @@ async fn only_selected_changes_are_sent_and_the_position_passes_all() {
         let running = stage.begin(settings).await;
         stage.write(&["user_1", "user_1", "user_2"]).await;
         stage.until_settled().await;
-        assert_eq!(stage.receiver.accepted(), sent);
+        assert_eq!(stage.endpoint.accepted(), sent);
         running.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_receiver_gets_as_many_requests_at_once_as_is_set_and_one_per_subject() {
+async fn a_slow_endpoint_gets_as_many_requests_at_once_as_is_set_and_one_per_subject() {
     let stage = Stage::new(|_, _| (Duration::from_secs(3), Verdict::Accepted));
     let running = stage.begin(ForwardSettings { concurrency: 5, slow_max: 0, ..settings() }).await;
     let subjects: Vec<String> = (0..40).map(|number| format!("user_{}", number % 20)).collect();
     stage.write(&subjects.iter().map(String::as_str).collect::<Vec<_>>()).await;
     stage.until_settled().await;
-    assert_eq!(stage.receiver.most_open(), 5);
-    assert_eq!(stage.receiver.accepted().len(), 40);
-    let last = stage.receiver.got().last().expect("a request").at;
+    assert_eq!(stage.endpoint.most_open(), 5);
+    assert_eq!(stage.endpoint.accepted().len(), 40);
+    let last = stage.endpoint.got().last().expect("a request").at;
     assert!(last <= Duration::from_secs(26), "8 rounds of 3 s: {last:?}");
     running.stop().await;
 }
@@ -105,18 +105,18 @@ async fn a_poison_subject_harms_no_other_and_its_change_becomes_a_dead_letter() 
     let mut all = vec!["poison"];
     all.extend(subjects.iter().map(String::as_str));
     stage.write(&all).await;
-    until("the healthy ones are delivered", || async { stage.receiver.accepted().len() == 1_000 }).await;
-    let last = stage.receiver.got().iter().filter(|got| got.subject != "poison").map(|got| got.at).max();
+    until("the healthy ones are delivered", || async { stage.endpoint.accepted().len() == 1_000 }).await;
+    let last = stage.endpoint.got().iter().filter(|got| got.subject != "poison").map(|got| got.at).max();
     let ideal = Duration::from_millis(20 * 1_000 / 8);
     assert!(last.expect("a request") < ideal * 2, "{last:?} against {ideal:?}");
     assert_eq!(stage.forward().await.blocked, 1);
-    // Other changes show that the receiver is up, so that attempts count.
+    // Other changes show that the endpoint is up, so that attempts count.
     until("it is a dead letter", || async {
         stage.write(&["user_1"]).await;
         stage.failed().await == [1]
     })
     .await;
-    let tries = stage.receiver.got().iter().filter(|got| got.subject == "poison").count();
+    let tries = stage.endpoint.got().iter().filter(|got| got.subject == "poison").count();
     assert!((6..=9).contains(&tries), "{tries}");
     stage.until_settled().await;
     running.stop().await;

@@ -49,7 +49,7 @@ async fn survives(seed: u64, expand: bool) {
     // It begins before the first change, so that all are sent.
     stage.begin(settings()).await.stop().await;
     let forward = ForwardSettings { expand, ..settings() };
-    let running = Running::new(ports, forward, stage.receiver.clone());
+    let running = Running::new(ports, forward, stage.endpoint.clone());
     for _ in 0..12 {
         stage.write(&["user_1", "user_2", "user_1", "user_3"]).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -57,8 +57,8 @@ async fn survives(seed: u64, expand: bool) {
     is_faulty.store(false, Ordering::Relaxed);
     stage.until_settled().await;
     running.stop().await;
-    let (got, failed) = (stage.receiver.got(), stage.failed().await);
-    let accepted: HashSet<u64> = stage.receiver.accepted().into_iter().collect();
+    let (got, failed) = (stage.endpoint.got(), stage.failed().await);
+    let accepted: HashSet<u64> = stage.endpoint.accepted().into_iter().collect();
     for position in 1..=48 {
         assert!(accepted.contains(&position) || failed.contains(&position), "{position} is lost");
     }

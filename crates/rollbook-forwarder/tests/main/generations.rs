@@ -29,11 +29,11 @@ async fn a_forward_that_meets_another_generation_stops_says_so_and_goes_on_when_
             "{reason}"
         );
         tokio::time::sleep(Duration::from_secs(600)).await;
-        assert_eq!(stage.receiver.accepted().len(), 2, "nothing is sent with an id of the feed before");
+        assert_eq!(stage.endpoint.accepted().len(), 2, "nothing is sent with an id of the feed before");
         let resumed = resume(&*stage.store, &*stage.store, NAME).await.expect("it is resumed");
         assert_eq!(resumed, Resumed { before: 2, position: 2, is_other_feed: true });
         stage.until_settled().await;
-        let got = stage.receiver.got();
+        let got = stage.endpoint.got();
         let last = got.last().expect("a request");
         assert_eq!((last.id.as_str(), &last.change["feed"]), ("chg_3", &"0000000000000002".into()));
         assert_eq!(stage.forward().await.generation, Some(2));
@@ -63,7 +63,7 @@ async fn a_discarded_dead_letter_above_the_position_does_not_come_back() {
     .await;
     let before = stage.forward().await;
     assert_eq!(before.position, 0, "the first change is in progress");
-    let of_poison = || stage.receiver.got().iter().filter(|got| got.subject == "poison").count();
+    let of_poison = || stage.endpoint.got().iter().filter(|got| got.subject == "poison").count();
     let tries = of_poison();
     assert_eq!(stage.store.discard_forward(NAME, &[2]).await, Ok(1));
     stage.until_settled().await;

@@ -28,7 +28,7 @@ async fn a_hundred_objects_at_which_the_endpoint_hangs_hold_up_no_healthy_one() 
     let healthy = names("healthy", 90);
     let began = stage.began();
     write(&stage, &healthy).await;
-    until("the healthy ones are delivered", || async { stage.receiver.accepted().len() == 90 }).await;
+    until("the healthy ones are delivered", || async { stage.endpoint.accepted().len() == 90 }).await;
     let took = stage.began().saturating_sub(began);
     assert!(took < Duration::from_secs(2), "half of the requests are left for them: {took:?}");
     running.stop().await;
@@ -48,7 +48,7 @@ async fn new_changes_without_end_hold_up_no_retry() {
     stage.write(&["late"]).await;
     write(&stage, &names("user", 600)).await;
     until("the retry is accepted", || async {
-        stage.receiver.got().iter().any(|got| got.subject == "late" && got.verdict == Verdict::Accepted)
+        stage.endpoint.got().iter().any(|got| got.subject == "late" && got.verdict == Verdict::Accepted)
     })
     .await;
     assert!(stage.began() < Duration::from_secs(30), "{:?}", stage.began());
@@ -66,13 +66,13 @@ async fn one_slow_object_with_2_000_changes_holds_up_no_other_one_and_stays_in_o
     let healthy = names("user", 90);
     write(&stage, &healthy).await;
     until("the others are delivered", || async {
-        let got = stage.receiver.got();
+        let got = stage.endpoint.got();
         got.iter().map(|got| &got.subject).collect::<HashSet<_>>().len() == 91
     })
     .await;
     assert!(stage.began() < Duration::from_secs(30), "{:?}", stage.began());
     stage.until_settled().await;
-    let slow = crate::stage::by_subject(&stage.receiver.got()).remove("slow").expect("its changes");
+    let slow = crate::stage::by_subject(&stage.endpoint.got()).remove("slow").expect("its changes");
     assert_eq!(slow, (1..=2_000).collect::<Vec<_>>());
     running.stop().await;
 }
@@ -87,13 +87,13 @@ async fn a_kill_repeats_only_what_was_delivered_since_the_last_save() {
     let running = stage.begin(settings()).await;
     stage.write(&["hangs"]).await;
     write(&stage, &names("user", 900)).await;
-    until("the others are delivered", || async { stage.receiver.accepted().len() == 900 }).await;
+    until("the others are delivered", || async { stage.endpoint.accepted().len() == 900 }).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(stage.forward().await.position, 0, "the first change is in progress");
     running.kill().await;
     let running = stage.start(settings());
     stage.until_settled().await;
-    assert_eq!(stage.receiver.accepted().len(), 901, "nothing is sent twice");
+    assert_eq!(stage.endpoint.accepted().len(), 901, "nothing is sent twice");
     running.stop().await;
 }
 
@@ -116,10 +116,10 @@ async fn healthy_after(objects: &[String], settings: ForwardSettings) -> (Durati
     let began = stage.began();
     write(&stage, objects).await;
     let healthy = objects.iter().filter(|name| name.starts_with("healthy")).count();
-    until("the healthy ones are delivered", || async { stage.receiver.accepted().len() >= healthy }).await;
+    until("the healthy ones are delivered", || async { stage.endpoint.accepted().len() >= healthy }).await;
     let took = stage.began().saturating_sub(began);
     running.stop().await;
-    (took, stage.receiver.most_open())
+    (took, stage.endpoint.most_open())
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,10 +157,10 @@ async fn an_endpoint_that_is_slow_at_everything_or_down_gets_one_request_more_th
         write(&stage, &names("user", 200)).await;
         until("all were tried", || async {
             let forward = stage.forward().await;
-            stage.receiver.accepted().len() == 200 || forward.waiting == 200
+            stage.endpoint.accepted().len() == 200 || forward.waiting == 200
         })
         .await;
-        assert_eq!(stage.receiver.most_open(), settings().concurrency + 1, "answers after {delay} s");
+        assert_eq!(stage.endpoint.most_open(), settings().concurrency + 1, "answers after {delay} s");
         running.stop().await;
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::{Changes as _, Forwards as _};
-use rollbook_forwarder::{ForwardSettings, ForwardUrl, Forwarder, HttpReceiver, Receiver};
+use rollbook_forwarder::{Endpoint, ForwardSettings, ForwardUrl, Forwarder, HttpEndpoint};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::hooks::{HookAnswer, HookRequest, HookServer};
 use rollbook_testkit::process::until;
@@ -20,7 +20,7 @@ async fn send(server: &HookServer, secrets: &str, requests: usize, is_over: fn(u
     let stage = Stage::accepting();
     let clock = Arc::new(WallClock);
     let url = ForwardUrl::parse(&server.url("/hooks?team=1")).expect("a URL");
-    let receiver: Arc<dyn Receiver> = Arc::new(HttpReceiver::new(url, clock.clone()));
+    let endpoint: Arc<dyn Endpoint> = Arc::new(HttpEndpoint::new(url, clock.clone()));
     let mut settings = ForwardSettings {
         secrets: SigningSecrets::parse(secrets).expect("secrets").into(),
         timeout: Duration::from_millis(500),
@@ -30,7 +30,7 @@ async fn send(server: &HookServer, secrets: &str, requests: usize, is_over: fn(u
         (Duration::from_millis(20), Duration::from_millis(40));
     let ports = rollbook_forwarder::Ports { clock, ..stage.ports() };
     let forwarder =
-        Forwarder::new(ports, vec![(settings, receiver)], ROW_BYTES_MAX, &Registry::new()).expect("metrics");
+        Forwarder::new(ports, vec![(settings, endpoint)], ROW_BYTES_MAX, &Registry::new()).expect("metrics");
     let (mut running, stop) = (JoinSet::new(), CancellationToken::new());
     running.spawn(forwarder.run(stop.clone()));
     until("it has begun", || async { stage.find().await.is_some() }).await;
@@ -113,7 +113,7 @@ async fn an_endpoint_that_closes_each_connection_after_its_answer_is_not_unreach
     let server = HookServer::start(|_| HookAnswer::LastStatus(200));
     let clock = Arc::new(WallClock);
     let url = ForwardUrl::parse(&server.url("/")).expect("a URL");
-    let receiver = HttpReceiver::new(url, clock);
+    let endpoint = HttpEndpoint::new(url, clock);
     for number in 0..200 {
         let push = rollbook_forwarder::Push {
             id: format!("chg_{number}"),
@@ -121,7 +121,7 @@ async fn an_endpoint_that_closes_each_connection_after_its_answer_is_not_unreach
             signature: "v1,none".to_owned(),
             body: "{}".into(),
         };
-        let verdict = receiver.receive(push, Duration::from_secs(10)).await;
+        let verdict = endpoint.send(push, Duration::from_secs(10)).await;
         assert_eq!(verdict, rollbook_forwarder::Verdict::Accepted, "{number}");
     }
 }

@@ -10,13 +10,13 @@ use rollbook_forwarder::Verdict;
 
 use crate::stage::{Stage, refused, settings};
 
-/// A kill comes so many milliseconds after the start; the receiver answers by a number that each request draws.
+/// A kill comes so many milliseconds after the start; the endpoint answers by a number that each request draws.
 async fn survives(kills: Vec<u64>, seed: u64) {
     let drawn = Arc::new(AtomicU64::new(seed));
     let stage = Stage::new(move |_, at| {
         let number = drawn.fetch_add(7_919, Ordering::Relaxed) % 11;
         let delay = Duration::from_millis(number * 37);
-        // For half of a day the receiver fails often.
+        // For half of a day the endpoint fails often.
         let verdict = match number {
             0 if at < Duration::from_secs(43_200) => refused(500),
             1 if at < Duration::from_secs(43_200) => Verdict::TimedOut,
@@ -33,8 +33,8 @@ async fn survives(kills: Vec<u64>, seed: u64) {
     }
     stage.until_settled().await;
     running.stop().await;
-    let (got, failed) = (stage.receiver.got(), stage.failed().await);
-    let accepted: HashSet<u64> = stage.receiver.accepted().into_iter().collect();
+    let (got, failed) = (stage.endpoint.got(), stage.failed().await);
+    let accepted: HashSet<u64> = stage.endpoint.accepted().into_iter().collect();
     for position in 1..=kills.len() as u64 * 6 {
         assert!(accepted.contains(&position) || failed.contains(&position), "{position} is lost");
     }

@@ -25,19 +25,19 @@ async fn an_answer_410_stops_the_forward_until_it_is_resumed_and_loses_nothing()
     stage.write(&["user_1", "user_2"]).await;
     until("it stopped", || async { stage.forward().await.stopped.is_some() }).await;
     let ForwardStop { reason, .. } = stage.forward().await.stopped.expect("a stop");
-    assert_eq!(reason, "the receiver answered 410: it wants no more changes");
-    let asked = stage.receiver.got().len();
+    assert_eq!(reason, "the endpoint answered 410: it wants no more changes");
+    let asked = stage.endpoint.got().len();
     tokio::time::sleep(Duration::from_secs(3_600)).await;
-    assert_eq!(stage.receiver.got().len(), asked, "nothing more is sent");
+    assert_eq!(stage.endpoint.got().len(), asked, "nothing more is sent");
     running.stop().await;
     let running = stage.start(settings());
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(stage.receiver.got().len(), asked, "a restart does not start it again");
+    assert_eq!(stage.endpoint.got().len(), asked, "a restart does not start it again");
     is_gone.store(false, Ordering::Relaxed);
     let position = stage.forward().await.position;
     stage.store.move_forward(NAME, ForwardMove::Resume(position)).await.expect("it is moved");
     stage.until_settled().await;
-    let mut accepted = stage.receiver.accepted();
+    let mut accepted = stage.endpoint.accepted();
     accepted.sort_unstable();
     assert_eq!(accepted, [1, 2]);
     running.stop().await;
@@ -57,7 +57,7 @@ async fn a_forward_that_would_miss_removed_changes_stops_and_says_so() {
     assert!(reason.starts_with("changes after position 0 were removed"), "{reason}");
     stage.store.move_forward(NAME, ForwardMove::Resume(2)).await.expect("it is moved");
     stage.until_settled().await;
-    assert_eq!(stage.receiver.accepted(), [3]);
+    assert_eq!(stage.endpoint.accepted(), [3]);
     running.stop().await;
 }
 
@@ -68,8 +68,8 @@ async fn a_replay_sends_again_from_its_position_while_the_process_runs() {
     stage.write(&["user_1", "user_2", "user_3", "user_4"]).await;
     stage.until_settled().await;
     stage.store.move_forward(NAME, ForwardMove::Replay(2)).await.expect("it is moved");
-    until("it is sent again", || async { stage.receiver.accepted().len() == 6 }).await;
-    let mut again = stage.receiver.accepted().split_off(4);
+    until("it is sent again", || async { stage.endpoint.accepted().len() == 6 }).await;
+    let mut again = stage.endpoint.accepted().split_off(4);
     again.sort_unstable();
     assert_eq!(again, [3, 4]);
     stage.until_settled().await;
@@ -125,7 +125,7 @@ async fn a_redriven_dead_letter_is_sent_while_the_process_runs() {
     let now = stage.clock.now();
     assert_eq!(stage.store.redrive_forward(NAME, &[1], now).await, Ok(1));
     stage.until_settled().await;
-    assert_eq!(stage.receiver.accepted().iter().filter(|position| **position == 1).count(), 1);
+    assert_eq!(stage.endpoint.accepted().iter().filter(|position| **position == 1).count(), 1);
     assert_eq!(stage.failed().await, [0; 0]);
     running.stop().await;
 }
@@ -143,7 +143,7 @@ async fn one_of_two_processes_sends_and_the_other_goes_on_when_it_stops() {
     first.stop().await;
     stage.write(&["user_1"]).await;
     stage.until_settled().await;
-    assert_eq!(stage.receiver.accepted().len(), 3, "nothing is sent twice");
+    assert_eq!(stage.endpoint.accepted().len(), 3, "nothing is sent twice");
     assert_eq!(delivered(&second), 1);
     second.stop().await;
 }

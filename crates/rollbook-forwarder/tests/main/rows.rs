@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use prometheus::Registry;
 use rollbook_core::catalog::Resource;
 use rollbook_core::store::{ForwardState, Forwards as _, RowView, Rows, StoreError};
-use rollbook_forwarder::{ForwardSettings, Forwarder, Ports, Push, Receiver, Verdict};
+use rollbook_forwarder::{Endpoint, ForwardSettings, Forwarder, Ports, Push, Verdict};
 use rollbook_testkit::memory::store::MemoryStore;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,7 @@ impl Rows for BadRow {
 async fn a_row_that_can_not_be_read_makes_a_dead_letter_and_others_go_on() {
     let stage = Stage::accepting();
     let ports = Ports { rows: Arc::new(BadRow(stage.store.clone(), "user_1")), ..stage.ports() };
-    let running = Running::new(ports, ForwardSettings { expand: true, ..settings() }, stage.receiver.clone());
+    let running = Running::new(ports, ForwardSettings { expand: true, ..settings() }, stage.endpoint.clone());
     until("it has begun", || async { stage.find().await.is_some() }).await;
     stage.write(&["user_1", "user_2"]).await;
     until("it is a dead letter", || async {
@@ -61,11 +61,11 @@ async fn a_row_that_can_not_be_read_makes_a_dead_letter_and_others_go_on() {
     let letters = stage.store.forward_changes(NAME, ForwardState::Failed, 0, 9).await.expect("dead letters");
     assert_eq!(letters[0].last_error.as_deref(), Some("the store could not read the row for expand"));
     assert!(running.metric("rollbook_forward_deliveries_total", "unreadable") >= 6);
-    assert!(stage.receiver.accepted().contains(&2));
+    assert!(stage.endpoint.accepted().contains(&2));
     running.stop().await;
 }
 
-/// A receiver that counts the bytes of the requests in progress.
+/// An endpoint that counts the bytes of the requests in progress.
 #[derive(Default)]
 struct Weighing {
     now: AtomicUsize,
@@ -74,8 +74,8 @@ struct Weighing {
 }
 
 #[async_trait]
-impl Receiver for Weighing {
-    async fn receive(&self, push: Push, _: Duration) -> Verdict {
+impl Endpoint for Weighing {
+    async fn send(&self, push: Push, _: Duration) -> Verdict {
         let now = self.now.fetch_add(push.body.len(), Ordering::Relaxed) + push.body.len();
         self.most.fetch_max(now, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -92,7 +92,7 @@ async fn rows_in_requests_of_all_forwards_stay_within_one_limit() {
     let forward = |number: u32| {
         let name = format!("forward_{number}");
         let settings = ForwardSettings { name, expand: true, concurrency: 64, ..settings() };
-        (settings, weighing.clone() as Arc<dyn Receiver>)
+        (settings, weighing.clone() as Arc<dyn Endpoint>)
     };
     let forwards = vec![forward(1), forward(2), forward(3)];
     // A row of the test has some 1,500 bytes in a request.

@@ -1,4 +1,4 @@
-//! A store, a receiver that a test scripts, and forwarders over them, on a simulated clock.
+//! A store, an endpoint that a test scripts, and forwarders over them, on a simulated clock.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use rollbook_core::retry::RetryPolicy;
 use rollbook_core::signature::SigningSecrets;
 use rollbook_core::store::{Changes as _, Forward, ForwardState, Forwards as _, Position, Store as _};
 use rollbook_core::time::{Clock, Timestamp};
-use rollbook_forwarder::{ForwardSettings, Forwarder, Ports, Push, Receiver, Verdict};
+use rollbook_forwarder::{Endpoint, ForwardSettings, Forwarder, Ports, Push, Verdict};
 use rollbook_testkit::events::{START, change_of, event, user};
 use rollbook_testkit::memory::store::MemoryStore;
 use serde_json::Value;
@@ -39,7 +39,7 @@ impl Clock for PausedClock {
     }
 }
 
-/// A request that the receiver got.
+/// A request that the endpoint got.
 #[derive(Clone, Debug)]
 pub(crate) struct Got {
     pub(crate) at: Duration,
@@ -49,12 +49,12 @@ pub(crate) struct Got {
     pub(crate) verdict: Verdict,
 }
 
-/// Answer of the receiver, and the time that it takes.
+/// Answer of the endpoint, and the time that it takes.
 pub(crate) type Answer = (Duration, Verdict);
 
 type Script = Box<dyn Fn(&str, Duration) -> Answer + Send + Sync>;
 
-/// A receiver that answers as the script says: by subject and time.
+/// An endpoint that answers as the script says: by subject and time.
 pub(crate) struct Scripted {
     script: Script,
     began_at: Instant,
@@ -78,8 +78,8 @@ impl Drop for Open<'_> {
 }
 
 #[async_trait]
-impl Receiver for Scripted {
-    async fn receive(&self, push: Push, limit: Duration) -> Verdict {
+impl Endpoint for Scripted {
+    async fn send(&self, push: Push, limit: Duration) -> Verdict {
         let change: Value = serde_json::from_slice(&push.body).expect("JSON");
         let subject = change["subject_id"].as_str().expect("an id").to_owned();
         let before = locked(&self.open).insert(subject.clone(), 1);
@@ -155,18 +155,18 @@ pub(crate) fn settings() -> ForwardSettings {
     }
 }
 
-/// A store and a receiver.
+/// A store and an endpoint.
 pub(crate) struct Stage {
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) clock: Arc<PausedClock>,
-    pub(crate) receiver: Arc<Scripted>,
+    pub(crate) endpoint: Arc<Scripted>,
     writes: Mutex<i64>,
 }
 
 impl Stage {
     pub(crate) fn new(script: impl Fn(&str, Duration) -> Answer + Send + Sync + 'static) -> Self {
         let clock = Arc::new(PausedClock::new());
-        let receiver = Arc::new(Scripted {
+        let endpoint = Arc::new(Scripted {
             script: Box::new(script),
             began_at: Instant::now(),
             got: Mutex::default(),
@@ -174,10 +174,10 @@ impl Stage {
             most_open: Mutex::default(),
         });
         let store = Arc::new(MemoryStore::new(clock.clone()));
-        Self { store, clock, receiver, writes: Mutex::default() }
+        Self { store, clock, endpoint, writes: Mutex::default() }
     }
 
-    /// A receiver that accepts everything at once.
+    /// An endpoint that accepts everything at once.
     pub(crate) fn accepting() -> Self {
         Self::new(|_, _| (Duration::ZERO, Verdict::Accepted))
     }
@@ -199,9 +199,9 @@ impl Stage {
         change_of(&format!("msg_{writes}"), &event("user.updated", at, &data))
     }
 
-    /// Time since the receiver began.
+    /// Time since the endpoint began.
     pub(crate) fn began(&self) -> Duration {
-        self.receiver.began_at.elapsed()
+        self.endpoint.began_at.elapsed()
     }
 
     pub(crate) fn ports(&self) -> Ports {
@@ -214,7 +214,7 @@ impl Stage {
     }
 
     pub(crate) fn start(&self, settings: ForwardSettings) -> Running {
-        Running::new(self.ports(), settings, self.receiver.clone())
+        Running::new(self.ports(), settings, self.endpoint.clone())
     }
 
     /// Starts, and waits until the forward has begun.
@@ -256,9 +256,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn new(ports: Ports, settings: ForwardSettings, receiver: Arc<dyn Receiver>) -> Self {
+    pub(crate) fn new(ports: Ports, settings: ForwardSettings, endpoint: Arc<dyn Endpoint>) -> Self {
         let registry = Registry::new();
-        let forwarder = Forwarder::new(ports, vec![(settings, receiver)], ROW_BYTES_MAX, &registry)
+        let forwarder = Forwarder::new(ports, vec![(settings, endpoint)], ROW_BYTES_MAX, &registry)
             .expect("metrics register");
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         tasks.spawn(forwarder.run(stop.clone()));

@@ -22,7 +22,7 @@ pub struct Group {
     pub event_type: Option<String>,
     /// Number of dead letters.
     pub count: u64,
-    /// Time at which the newest one was parked.
+    /// Time at which the newest one became a dead letter.
     pub newest_at: Timestamp,
 }
 

@@ -265,10 +265,15 @@ impl<'a> Erasure<'a> {
         } else {
             ""
         };
-        let so_far = if done.rows == 0 {
-            "nothing was erased: ".to_owned()
-        } else {
-            format!("rows and ledger are erased, and {} messages removed: ", done.removed)
+        let messages = many(done.removed, "message");
+        let so_far = match &done.refused {
+            _ if done.rows + done.ledger + done.removed == 0 => "nothing was erased: ".to_owned(),
+            None => format!("rows and ledger are erased, and {messages} removed: "),
+            Some(_) => format!(
+                "{} and {} are erased, the store refused the others, and {messages} removed: ",
+                many(done.rows, "row"),
+                many(done.ledger, "ledger entry"),
+            ),
         };
         EraseError { progress: format!("{so_far}{what} failed; run it again{hint}"), source: source.into() }
     }

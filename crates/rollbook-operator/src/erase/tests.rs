@@ -271,6 +271,30 @@ async fn refused_rows_keep_nothing_in_the_queue_and_the_reason_is_left_to_do() {
     assert_eq!((&json["complete"], &json["removed"]["messages"]), (&json!(false), &json!(1)));
 }
 
+#[tokio::test]
+async fn a_failure_after_rows_were_refused_does_not_say_that_all_rows_are_erased() {
+    let stage = Stage::new();
+    stage.applied("msg_1", &of_user()).await;
+    stage.queued("msg_2", &of_user().to_string()).await;
+    let store = FaultyStore::new(stage.store.clone(), |call| match call {
+        StoreCall::Erase => Fault::Fail(StoreError::Event("1 row keeps its content".into())),
+        _ => Fault::None,
+    });
+    let calls = AtomicUsize::new(0);
+    // Two scans of three calls, the removal, then the search for more.
+    let admin = FaultyAdmin::new(stage.queue.clone(), move |_| match calls.fetch_add(1, Ordering::SeqCst) {
+        call if call >= 7 => Fault::Fail(QueueError::Unavailable("unreachable".into())),
+        _ => Fault::None,
+    });
+    let erasure = plan(stage.ports(&store, &admin), &[]).await;
+    let why = erasure.run().await.expect_err("the queue fails").to_string();
+    assert_eq!(
+        why,
+        "0 rows and 0 ledger entries are erased, the store refused the others, and 1 message removed: the search for more \
+         failed; run it again"
+    );
+}
+
 #[test]
 fn tables_with_policies_that_may_hide_rows_are_left_to_do() {
     assert_eq!(hiding(&[]), None);

@@ -15,7 +15,7 @@ pub struct HeldSubject {
     pub run: String,
     /// Table.
     pub table: String,
-    /// Kind of difference: `not_deleted` or `wrongly_deleted`.
+    /// Kind of difference.
     pub kind: &'static str,
     /// Time at which the run recorded it.
     pub noted_at: Timestamp,
@@ -46,7 +46,8 @@ impl HeldSubject {
         let Held { key, kind, noted_at, .. } = held;
         let fix = match kind {
             Drift::NotDeleted => format!("rollbook reconcile approve {run}"),
-            _ => format!("rollbook resync --force {}", key.id),
+            Drift::WronglyDeleted => format!("rollbook resync --force {}", key.id),
+            _ => format!("correct the trigger or constraint of the table, then rollbook resync {}", key.id),
         };
         Self { run: run.to_owned(), table: key.table, kind: kind.as_str(), noted_at, fix }
     }

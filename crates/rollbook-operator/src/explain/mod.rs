@@ -27,7 +27,7 @@ pub use self::collect::explain;
 pub use self::held::{HeldSubject, held};
 pub use self::history::{AppliedDelivery, History, Memberships, Reason, Subject};
 pub use self::pending::{Parent, Pending, PendingItem};
-pub use self::queued::{DiscardedMessage, Message, ParkedMessage, Queued};
+pub use self::queued::{DeadMessage, DiscardedMessage, Message, Queued};
 pub use self::row::{Membership, Row, State, UnfitColumn};
 pub use crate::serialize::RowRef;
 

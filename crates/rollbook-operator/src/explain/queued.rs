@@ -24,10 +24,10 @@ const SCAN_FOR: Duration = Duration::from_secs(10);
 /// Messages and dead letters found in the queue.
 #[derive(Debug, Default, Serialize)]
 pub struct Queued {
-    /// Messages that are neither applied nor dead letters.
+    /// Messages that are not settled.
     pub messages: Vec<Message>,
     /// Dead letters.
-    pub dead_letters: Vec<ParkedMessage>,
+    pub dead_letters: Vec<DeadMessage>,
     /// Discards of the message with the id of the question.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub discards: Vec<DiscardedMessage>,
@@ -44,7 +44,7 @@ pub struct Queued {
     pub is_cut_short: bool,
 }
 
-/// A message that is neither applied nor a dead letter.
+/// A message that is not settled.
 #[derive(Debug)]
 pub struct Message {
     /// Message id (`svix-id`).
@@ -82,7 +82,7 @@ impl Serialize for Message {
 
 /// A dead letter.
 #[derive(Debug, Serialize)]
-pub struct ParkedMessage {
+pub struct DeadMessage {
     /// Message id (`svix-id`).
     #[serde(rename = "svix_id")]
     pub id: MessageId,
@@ -145,7 +145,7 @@ pub(super) async fn by_id(queue: &dyn QueueAdmin, id: &MessageId) -> Result<Queu
     }
     let filter = DeadLetterFilter { id: Some(id.clone()), ..DeadLetterFilter::default() };
     for letter in queue.dead_letters(&filter.page(None, 1)).await? {
-        queued.dead_letters.push(ParkedMessage::new(letter, None));
+        queued.dead_letters.push(DeadMessage::new(letter, None));
     }
     queued.discards.extend(queue.discards(id).await?.into_iter().map(DiscardedMessage::from));
     Ok(queued)
@@ -199,7 +199,7 @@ impl Scan<'_> {
             after = Some(last.position);
             for letter in page {
                 if let Some(ownership) = self.examine(&letter.body) {
-                    self.queued.dead_letters.push(ParkedMessage::new(letter, ownership.event_type));
+                    self.queued.dead_letters.push(DeadMessage::new(letter, ownership.event_type));
                 }
             }
         }
@@ -251,7 +251,7 @@ impl Message {
     }
 }
 
-impl ParkedMessage {
+impl DeadMessage {
     fn new(letter: DeadLetter, event_type: Option<String>) -> Self {
         Self {
             id: letter.id,

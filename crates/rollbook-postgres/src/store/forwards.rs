@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     FORWARD_CHANGES_MAX, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, ForwardStop,
-    Forwards, InHand, LOCK_MAX, Position, StoreError,
+    Forwards, LOCK_MAX, OpenChanges, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
@@ -118,7 +118,7 @@ fn forward(row: &PgRow) -> sqlx::Result<Forward> {
         waiting: count(7)?,
         blocked: count(8)?,
         failed: count(9)?,
-        in_hand: row.try_get::<Option<&str>, _>(10)?.and_then(InHand::parse),
+        open_changes: row.try_get::<Option<&str>, _>(10)?.and_then(OpenChanges::parse),
         generation: row.try_get::<Option<i64>, _>(11)?.map(i64::unsigned_abs),
         paused_until: row.try_get::<Option<Time>, _>(12)?.map(|Time(at)| at),
     })
@@ -196,7 +196,7 @@ impl Work for Save<'_> {
             .with(millis(self.hold_for))
             .with(stopped.map(|stop| Time(stop.at)))
             .with(stopped.map(|stop| stop.reason.as_str()))
-            .with(progress.in_hand.as_ref().map(InHand::encode))
+            .with(progress.open_changes.as_ref().map(OpenChanges::encode))
             .with(progress.generation.map(bound))
             .with(progress.paused_until.map(Time));
         if session.fetch(&save_sql(schema).into(), values.arguments()?).await?.is_empty() {

@@ -189,8 +189,8 @@ impl PostgresStore {
         };
         tracing::info!(
             entries = entries.len(),
-            "child rows of deleted parents are many, or refuse their change: they are repaired in steps, concurrently \
-             with deliveries"
+            "child rows of deleted parents are many, or some could not be changed: they are processed in steps, while \
+             deliveries continue"
         );
         self.database.run(&Note { statements: &statements.pending, entries: &entries }).await?;
         self.left.notify_one();

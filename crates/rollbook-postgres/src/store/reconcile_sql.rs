@@ -17,7 +17,7 @@ pub(super) fn lookup(row: &PgRow) -> sqlx::Result<Lookup> {
     Ok(Lookup { id: row.try_get(0)?, organization_id: row.try_get(1)?, user_id: row.try_get(2)? })
 }
 
-/// Content of rows that have any: (ids).
+/// Content of those of these rows that have any: (ids).
 pub(super) fn contents(schema: &str, resource: &'static Resource) -> String {
     let table = resource.table;
     format!(
@@ -25,9 +25,9 @@ pub(super) fn contents(schema: &str, resource: &'static Resource) -> String {
     )
 }
 
-/// Living rows in the order of the index `…_living`: (time to start at, id to start after, end, untouched
-/// since, limit). The last condition leaves out a row with a `created_at` that a team's trigger has set to a
-/// part of a millisecond, and that was returned before.
+/// One page of the living rows in the order of the index `…_living`: (time to start at, id to start after, time of the end,
+/// latest `synced_at`, limit). Positions are whole milliseconds. A team's trigger may have set a `created_at` with a part of
+/// a millisecond: such a row follows its own position in the order, and the last condition keeps it from being returned twice.
 pub(super) fn living(schema: &str, resource: &'static Resource) -> String {
     format!(
         r#"SELECT {columns}, created_at FROM "{schema}".{table}
@@ -41,8 +41,8 @@ pub(super) fn living(schema: &str, resource: &'static Resource) -> String {
     )
 }
 
-/// Living rows without a `created_at`: (untouched since, id to start after, limit). In the order of the
-/// index's columns, since Postgres does not know that all of these rows are equal in the first.
+/// One page of the living rows without a `created_at`: (latest `synced_at`, id to start after, limit). The order names both
+/// columns of the index, although `created_at` is null in all of these rows: otherwise Postgres sorts them.
 pub(super) fn undated(schema: &str, resource: &'static Resource) -> String {
     format!(
         r#"SELECT {columns} FROM "{schema}".{table}
@@ -68,7 +68,8 @@ pub(super) fn count_children(schema: &str, child: &'static Resource, link: &Link
     )
 }
 
-/// Condition that a lock has ended. One that ends later than any may is of a clock that was ahead.
+/// Condition that a lock has ended. An end further in the future than the longest lock was written by a clock that was
+/// ahead, so that such a lock counts as ended.
 pub(super) fn has_ended(held_until: &str) -> String {
     let seconds = LOCK_MAX.as_secs();
     format!(
@@ -88,7 +89,7 @@ pub(super) fn lock(schema: &str) -> String {
     )
 }
 
-/// Gives a lock back: (name, holder).
+/// Releases a lock: (name, holder).
 pub(super) fn unlock(schema: &str) -> String {
     format!(r#"DELETE FROM "{schema}".reconcile_locks WHERE name = $1 AND holder = $2"#)
 }
@@ -106,7 +107,7 @@ pub(super) fn save_run(schema: &str) -> String {
     )
 }
 
-/// Removes old held objects that are settled or belong to a finished run: (before).
+/// Removes old held objects that wait for nothing and belong to no unfinished run: (before).
 pub(super) fn prune_held(schema: &str) -> String {
     format!(
         r#"DELETE FROM "{schema}".reconcile_held WHERE (run, table_name, id) IN

@@ -222,7 +222,7 @@ async fn a_row_for_which_a_trigger_ends_or_spoils_the_session_becomes_a_dead_let
         assert_eq!((letter.failure.reason, letter.attempts), (Reason::StoreRefused, ATTEMPTS));
     }
     let attempts = world.psql("SELECT max(attempts), count(*) >= 100 FROM mirror_2.deliveries").await;
-    assert_eq!(attempts, "1|t\n", "nobody else has spent an attempt");
+    assert_eq!(attempts, "1|t\n", "of no other message was an attempt counted");
     let missing = world.psql("SELECT count(*) FROM mirror_2.users WHERE id LIKE 'user_bad%'").await;
     assert_eq!(missing, "0\n");
 }

@@ -46,7 +46,7 @@ pub(super) fn local_before(position: DeadLetterPosition, shard: usize) -> i64 {
     local_position(DeadLetterPosition(position.0 - 1), shard)
 }
 
-/// Parses an entry in `failures`: the time of parking, the number of attempts, and the reason.
+/// Parses an entry in `failures`: the time at which it became a dead letter, the number of attempts, and the reason.
 pub(super) fn parse_failure(failure: Option<&str>, otherwise_at: Timestamp) -> (Timestamp, u32, Failure) {
     let parts = failure.and_then(|failure| failure.split_once(' '));
     let failure: Option<Value> = parts.and_then(|(_, failure)| serde_json::from_str(failure).ok());

@@ -1,4 +1,4 @@
-//! Read-only listing of waiting messages.
+//! Read-only listing of messages that are not settled.
 //!
 //! A listing scans the bodies of one shard after the other (HSCAN); neither a retry nor a lease moves them. A
 //! step of the scan may return more than a page holds: the remaining ids are stored in the cursor, and come

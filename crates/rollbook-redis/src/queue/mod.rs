@@ -163,7 +163,7 @@ impl RedisQueue {
         shard..shard + 1
     }
 
-    /// Maximum number of waiting messages per shard.
+    /// Maximum number of messages per shard that are not settled.
     fn depth_max(&self) -> u64 {
         self.settings.depth_max.div_ceil(u64::from(self.settings.shards))
     }

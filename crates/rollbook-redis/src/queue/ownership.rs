@@ -132,7 +132,7 @@ impl RedisQueue {
         Err(failed.unwrap_or_else(|| QueueError::Deployment("the queue has no shards".to_owned())))
     }
 
-    /// Deletes the queue with all waiting messages. No process may be using it.
+    /// Deletes the queue with all messages in it. No process may be using it.
     ///
     /// # Errors
     /// Fails if a server can't be asked; part of the queue may remain.

@@ -1,4 +1,4 @@
--- Lists messages that are neither done nor dead; read-only. ARGV: clock, max, maximum bytes of bodies as
+-- Lists messages that are not settled; read-only. ARGV: clock, max, maximum bytes of bodies as
 -- received, run, cursor, ids: reads these ids, or without ids the messages after this HSCAN cursor. Returns:
 -- run, next cursor, ids that did not fit, and the messages, each as id, value, state, end of the state,
 -- attempts.

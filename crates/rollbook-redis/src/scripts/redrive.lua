@@ -1,4 +1,4 @@
--- Redrives dead letters. ARGV: clock, maximum waiting messages, ids. Returns the number redriven, and 1 if
+-- Redrives dead letters. ARGV: clock, maximum messages that are not settled, ids. Returns the number redriven, and 1 if
 -- the limit stopped the others.
 local room = tonumber(ARGV[2]) - redis.call('HLEN', MESSAGES) + redis.call('ZCARD', DEAD)
 local moved, is_full, before = 0, 0, first_due()

@@ -50,7 +50,7 @@ const POLL: Duration = Duration::from_millis(250);
 /// Settings of the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueSettings {
-    /// Maximum waiting messages. Further deliveries are refused with 503.
+    /// Maximum messages that are not settled. Further deliveries are refused with 503.
     pub depth_max: u64,
     /// Maximum time by which a due time may be ahead of now: the longest lease or backoff of any worker. A
     /// due time further ahead was written with a wrong clock, and is corrected.

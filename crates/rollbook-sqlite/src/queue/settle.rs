@@ -74,7 +74,7 @@ fn end(
         Settlement::DeadLetter { failure } => {
             let why = (failure.reason.as_str(), failure.detail.as_str(), failure.event_type.as_deref());
             set_attempts(connection, entry, attempt)?;
-            park(connection, entry, now, why, counters)
+            move_to_dead_letters(connection, entry, now, why, counters)
         }
     }
 }
@@ -94,7 +94,7 @@ fn remove(
 }
 
 /// Moves a leased message to the dead letters, with its reason, detail and event type.
-fn park(
+fn move_to_dead_letters(
     connection: &Connection,
     entry: (i64, i64),
     now: Timestamp,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     FORWARD_CHANGES_MAX, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, ForwardStop,
-    Forwards, InHand, LOCK_MAX, Position, StoreError,
+    Forwards, LOCK_MAX, OpenChanges, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use rusqlite::types::Type;
@@ -59,7 +59,7 @@ fn forward(row: &Row<'_>) -> rusqlite::Result<Forward> {
         waiting: row.get(7)?,
         blocked: row.get(8)?,
         failed: row.get(9)?,
-        in_hand: row.get::<_, Option<String>>(10)?.as_deref().and_then(InHand::parse),
+        open_changes: row.get::<_, Option<String>>(10)?.as_deref().and_then(OpenChanges::parse),
         generation: row.get(11)?,
         paused_until: optional_time(row, 12)?,
     })
@@ -129,7 +129,7 @@ fn save(
         held_until.to_string(),
         stopped.map(|stop| stop.at.to_string()),
         stopped.map(|stop| &stop.reason),
-        progress.in_hand.as_ref().map(InHand::encode),
+        progress.open_changes.as_ref().map(OpenChanges::encode),
         progress.generation.map(bound),
         progress.paused_until.map(|until| until.to_string()),
     ])?;

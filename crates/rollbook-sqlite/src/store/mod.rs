@@ -131,8 +131,8 @@ impl SqliteStore {
         }
         if done.is_ok() && trail.has_noted() {
             tracing::info!(
-                "child rows of deleted parents are many or refuse their change: a background task repairs them in \
-                 steps"
+                "child rows of deleted parents are many, or some could not be changed: a background task processes \
+                 them in steps"
             );
             self.left.notify_one();
         }

@@ -130,7 +130,7 @@ impl MemoryQueue {
         self.state().messages.get_mut(id).map(|message| message.corrupt = true).is_some()
     }
 
-    /// Returns the ids of all messages that are neither done nor dead, sorted.
+    /// Returns the ids of all messages that are not settled, sorted.
     pub fn message_ids(&self) -> Vec<MessageId> {
         self.state().messages.keys().cloned().collect()
     }

@@ -211,7 +211,7 @@ async fn a_table_that_refuses_every_row_keeps_its_messages_and_holds_up_no_other
     run_until(worker, drive).await.expect("a clean end");
     assert!(bench.queue.dead().is_empty());
     assert!(health.blocked().is_empty());
-    assert_eq!(bench.attempts(), [1; 300], "no attempt is spent");
+    assert_eq!(bench.attempts(), [1; 300], "no attempt is counted");
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,7 +278,7 @@ async fn calls_that_fail_at_random_for_hours_make_no_dead_letter() {
         run_until(bench.worker_with_store(store), drive).await.expect("a clean end");
         assert!(bench.queue.dead().is_empty(), "{failing_percent} %: {}", bench.queue.dead().len());
         let spent = bench.attempts().into_iter().filter(|attempts| *attempts > 1).count();
-        println!("{failing_percent} % of calls fail: {spent} of 600 messages spent an attempt");
+        println!("{failing_percent} % of calls fail: {spent} of 600 messages have a further attempt counted");
     }
 }
 

@@ -175,7 +175,7 @@ async fn a_dead_letter_is_logged_once_an_outage_once_a_minute_and_no_body_ever()
     });
     run_until(bench.worker_with_store(store), bench.drained()).await.expect("a clean end");
 
-    let [no_id, no_json] = &log.lines_with("parked as a dead letter")[..] else { panic!("two dead letters") };
+    let [no_id, no_json] = &log.lines_with("became a dead letter")[..] else { panic!("two dead letters") };
     for part in ["WARN", "msg_2", "user.updated", "attempt=1", "missing_id", "data has no usable id"] {
         assert!(no_id.contains(part), "{part} in {no_id}");
     }
@@ -266,7 +266,7 @@ async fn every_line_about_a_delivery_that_came_in_a_trace_names_the_trace_and_no
         ("in isolation", "suspect"),
         ("applied", "good"),
         ("it is tried again", "bad"),
-        ("parked as a dead letter", "bad"),
+        ("became a dead letter", "bad"),
         ("dropped: ", "dropped"),
     ] {
         let lines = log.lines_with(line);
@@ -292,9 +292,9 @@ async fn a_thousand_dead_letters_of_one_reason_are_two_warnings() {
     bench.enqueue("msg_no_id", event("user.updated", &json!({}))).await;
     run_until(bench.worker(), bench.drained()).await.expect("a clean end");
     assert_eq!(bench.queue.dead().len(), 1_001);
-    let detailed = log.lines_with("parked as a dead letter");
+    let detailed = log.lines_with("became a dead letter");
     assert_eq!(detailed.len(), 2, "one of each reason: {detailed:?}");
-    let [sum] = &log.lines_with("more messages were parked")[..] else { panic!("one sum") };
+    let [sum] = &log.lines_with("more messages became dead letters")[..] else { panic!("one sum") };
     for part in ["WARN", "invalid_json", "messages=999", "rollbook dead-letters summary"] {
         assert!(sum.contains(part), "{part} in {sum}");
     }

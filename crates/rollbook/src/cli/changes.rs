@@ -53,7 +53,7 @@ pub(crate) enum ChangesCommand {
     /// Sends dead letters of a forward again
     #[command(after_help = "Examples:\n  rollbook changes redrive crm --position 4211\n  \
                             rollbook changes redrive crm --all\n\n\
-                            Later changes of the same objects were sent before: the receiver gets an old change after newer ones.")]
+                            Later changes of the same objects were sent before: the endpoint gets an old change after newer ones.")]
     Redrive(FailedOf),
     /// Removes dead letters of a forward
     #[command(after_help = "Example:\n  rollbook changes discard crm --position 4211")]
@@ -67,9 +67,9 @@ pub(crate) enum ChangesCommand {
     Resume(OneForward),
     /// Gives the feed a new generation after a restore of its store, so that forwards stop
     #[command(after_help = "Example:\n  rollbook changes renew\n\n\
-                            A restored store gives later changes positions that receivers may know: run this after\n\
+                            A restored store gives later changes positions that endpoints have seen: run this after\n\
                             each restore, before the workers start. Each forward stops with this reason; start it\n\
-                            again when its receiver has forgotten them: rollbook changes resume.")]
+                            again when its endpoint has forgotten them: rollbook changes resume.")]
     Renew {
         /// Prints for people or for programs
         #[arg(long, value_enum, default_value = "text")]

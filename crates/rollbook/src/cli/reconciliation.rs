@@ -71,13 +71,13 @@ pub(crate) enum OfRuns {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  rollbook resync user_29w83sxmDNGwOuEthce5gg56FcC\n  \
                         rollbook resync --force user_29w83sxmDNGwOuEthce5gg56FcC\n\n\
-                        Exit code 1: a row is deleted here and alive at Clerk (--force revives it), a row refuses its\n\
-                        change, or an id is not of a user or an organization and has no row.")]
+                        Exit code 1: a row is deleted here and present at Clerk (--force revives it), a trigger or\n\
+                        constraint prevents a change, or an id is not of a user or an organization and has no row.")]
 pub(crate) struct Resync {
     /// Ids of users and organizations (user_…, org_…), or of any other object that has a row
     #[arg(value_name = "ID", required = true, value_parser = arguments::name)]
     pub(crate) ids: Vec<String>,
-    /// Revives a row that is deleted here and alive at Clerk
+    /// Revives a row that is deleted here and present at Clerk
     #[arg(long)]
     pub(crate) force: bool,
     /// Prints for people or for programs

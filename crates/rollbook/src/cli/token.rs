@@ -6,7 +6,7 @@ use super::Output;
 
 #[derive(Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Reads a session token from standard input: shows its claims, checks it, and weighs it
+    /// Reads a session token from standard input: shows its claims, its length, and whether it is accepted
     #[command(after_help = "Examples:\n  rollbook token inspect <token.txt\n  \
                             pbpaste | CLERK_ISSUER=https://clerk.example.com rollbook token inspect\n\n\
                             The token is neither printed nor logged; its claims are printed, and they are personal data. With\n\

@@ -72,7 +72,7 @@ async fn renew(store: &dyn FullStore, output: Output) -> anyhow::Result<()> {
     let feed = generation_name(store.renew_feed().await?);
     let printed = print_as(output, &json!({ "feed": feed }), |_| {
         format!(
-            "the feed has a new generation: {feed}. Forwards stop within seconds; start each when its receiver has forgotten \
+            "the feed has a new generation: {feed}. Forwards stop within seconds; start each when its endpoint has forgotten \
              the ids of later changes: rollbook changes resume"
         )
     });

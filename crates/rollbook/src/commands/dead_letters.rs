@@ -98,7 +98,7 @@ async fn list(
         Output::Text if listed.is_empty() => print("no dead letters match")?,
         Output::Text => {
             let sums = sums(&dead_letters::summary(queue, filter).await?);
-            let table = Table::new(&["id", "type", "reason", "attempts", "parked at", "detail"]);
+            let table = Table::new(&["id", "type", "reason", "attempts", "dead since", "detail"]);
             let table = table.with(listed.iter().map(cells));
             let more = if listed.len() == limit { "\nthere may be older ones: raise --limit\n" } else { "" };
             print(&format!("{sums}\n{table}{more}"))?;

@@ -70,14 +70,14 @@ fn cells(view: &ForwardView) -> [String; 9] {
 /// Returns the facts that need attention, or explain why changes wait.
 fn remark(view: &ForwardView) -> String {
     let failing = view.last_error.as_deref().map(|reason| {
-        let next = view.next_try_at.map_or_else(String::new, |at| format!(", next at {at}"));
-        format!("{} ({}{next})", harmless(reason), many(view.tries.into(), "try"))
+        let next = view.next_try_at.map_or_else(String::new, |at| format!(", the next at {at}"));
+        format!("{} (after {}{next})", harmless(reason), many(view.tries.into(), "request"))
     });
     let remarks = [
         view.stop_reason.as_deref().map(harmless),
         (!view.is_configured).then(|| "not in this configuration".to_owned()),
         view.full.as_ref().map(|full| format!("reads no more: {full}")),
-        view.paused_until.map(|until| format!("the receiver asked for no requests until {until}")),
+        view.paused_until.map(|until| format!("the endpoint asked for no requests until {until}")),
         failing,
     ];
     let remarks: Vec<String> = remarks.into_iter().flatten().collect();
@@ -103,7 +103,7 @@ pub(super) async fn failed(store: &dyn FullStore, arguments: Failed) -> anyhow::
             "resource",
             "id",
             "kind",
-            "tries",
+            "requests",
             "failed at",
             "next at",
             "reason",

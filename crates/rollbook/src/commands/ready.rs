@@ -9,7 +9,7 @@ use rollbook_core::queue::{DeadLetterFilter, QueueAdmin, QueueStats};
 use rollbook_core::retry::Reason;
 use rollbook_core::store::PendingCascades;
 use rollbook_core::time::{Clock, Timestamp};
-use rollbook_operator::words::{span, thousands};
+use rollbook_operator::words::{many, span, thousands};
 use rollbook_reconciler::Status;
 use serde_json::json;
 
@@ -137,12 +137,12 @@ fn of_rows(status: &Status, now: Timestamp, walk: Duration) -> Vec<String> {
     reasons
 }
 
-/// Child rows of deleted parents: those that refuse their change, and those that wait for too long.
+/// Child rows of deleted parents: those that could not be changed, and those that wait for too long.
 fn of_cascades(left: &PendingCascades, now: Timestamp, max_age: Duration) -> Option<String> {
     if left.rows > 0 {
         return Some(format!(
-            "store: {} rows refuse the deletion of their parent. Fix: rollbook doctor",
-            thousands(left.rows)
+            "store: {} could not be deleted with the parent. Fix: rollbook doctor",
+            many(left.rows, "child row")
         ));
     }
     let noted_at = left.listed.first().and_then(|line| line.noted_at);
@@ -271,7 +271,7 @@ mod tests {
         let late = of(2, 0, DAY + Duration::from_secs(60)).expect("a reason");
         assert!(late.starts_with("store: the child rows of 2 deleted parents wait for 24 h 1 min"), "{late}");
         let refused = of(0, 1, Duration::ZERO).expect("a reason");
-        assert!(refused.starts_with("store: 1 rows refuse"), "{refused}");
+        assert!(refused.starts_with("store: 1 child row could not be deleted"), "{refused}");
     }
 
     #[test]

@@ -60,14 +60,16 @@ const fn meaning(outcome: ResyncOutcome) -> &'static str {
         ResyncOutcome::Updated => "updated: the row was behind",
         ResyncOutcome::Unchanged => "unchanged: the row shows Clerk's object already",
         ResyncOutcome::Deleted => "deleted: Clerk does not have it any more",
-        ResyncOutcome::Absent => "absent: Clerk does not have it, and no living row is here",
+        ResyncOutcome::Absent => {
+            "absent: Clerk does not have it, and there is no row here that is not deleted"
+        }
         ResyncOutcome::Revived => "revived: the row was deleted, and shows Clerk's object now",
         ResyncOutcome::RowIsLater => {
             "not changed: the row differs, and has a later version or deletion than Clerk's answer"
         }
-        ResyncOutcome::WronglyDeleted => "deleted here, and alive at Clerk",
+        ResyncOutcome::WronglyDeleted => "deleted here, and present at Clerk",
         ResyncOutcome::Erased => "erased by an operator: it stays erased",
-        ResyncOutcome::Refused => "refused: the row does not take the change",
+        ResyncOutcome::Refused => "refused: a trigger or constraint prevents the change",
         ResyncOutcome::Unproven => "unknown: Clerk's answers do not prove whether it exists",
         ResyncOutcome::NotReadable => "not read: Clerk's API has no read of one object of this table",
         ResyncOutcome::UnknownKind => "unknown: not a user or an organization, and no row has this id",

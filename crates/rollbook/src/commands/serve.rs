@@ -101,7 +101,7 @@ fn log_addresses(config: &Config, faces: Faces, service: &Service) {
     }
     tracing::info!("health and metrics: http://{}/metrics", service.ops_listening);
     let queue = wire::describe(config, Component::Queue);
-    tracing::info!("queue: {queue}, at most {} waiting", config.settings.queue_depth_max);
+    tracing::info!("queue: {queue}, at most {} messages", config.settings.queue_depth_max);
     for (name, forward) in config.forwards.iter().filter(|_| faces.worker) {
         tracing::info!("forward {name}: {}", forward.url);
     }
@@ -125,7 +125,7 @@ fn raise_file_limit(config: &mut Config) {
                 given,
                 wanted,
                 connections_max,
-                "the system gives fewer file handles than connections_max needs: fewer connections are let in; raise \
+                "the limit on open files is lower than connections_max needs: fewer connections are accepted; raise \
                  ulimit -n, or lower connections_max"
             );
         }

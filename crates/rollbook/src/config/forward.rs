@@ -52,9 +52,9 @@ settings! {
             concurrency: usize = number(CONCURRENCY_MAX).or("8"),
                 "maximum requests at once; of one user, organization or other object there is only one";
             slow_max: usize = count(SLOW_MAX).or("64"),
-                "maximum requests in addition to concurrency: first attempts that take longer than a second while the receiver accepts other changes within one";
+                "maximum requests in addition to concurrency: first attempts that take longer than a second while the endpoint accepts other changes within one";
             attempts_max: u32 = number(1_000).or("12"),
-                "attempts that count before a change becomes a dead letter; while the receiver accepts nothing, none counts";
+                "attempts that count before a change becomes a dead letter; while the endpoint accepts nothing, none counts";
             give_up_after: Duration = duration(MONTH).or("3d"),
                 "time since its first failure after which a change becomes a dead letter in any case";
             backoff: Duration = duration(DAY).or("5s"),
@@ -69,7 +69,7 @@ settings! {
     }
 }
 
-/// Parses the URL of a receiver. No error quotes it.
+/// Parses the URL of an endpoint. No error quotes it.
 fn forward_url(text: &str) -> Result<ForwardUrl, Wrong> {
     ForwardUrl::parse(text).map_err(|error| wrong(error.to_string(), "write https://HOST/PATH"))
 }

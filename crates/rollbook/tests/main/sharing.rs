@@ -45,7 +45,9 @@ async fn two_serve_on_one_folder_both_work_and_say_so_and_a_killed_one_counts_no
     }
     let found = doctor(&home);
     assert!(
-        found.contains("2 processes use these files, and some do the same work: rollbook serve"),
+        found.contains(
+            "2 processes use the files of data_dir, and at least two of them receive or work: rollbook serve"
+        ),
         "{found}"
     );
 
@@ -100,5 +102,5 @@ async fn a_receiver_and_a_worker_on_one_folder_are_as_they_should_be() {
     assert!(line.contains("INFO") && line.contains("rollbook receive (process "), "{line}");
     assert!(!worker.log().contains("WARN"), "{}", worker.log());
     let found = doctor(&receiver);
-    assert!(found.contains("use these files, and each does work of its own"), "{found}");
+    assert!(found.contains("use the files of data_dir; one receives, the other works"), "{found}");
 }

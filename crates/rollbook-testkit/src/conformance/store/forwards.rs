@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rollbook_core::store::{
     ChangeKind, ChangeLine, ChangeOrigin, ChangesQuery, Forward, ForwardChange, ForwardMove, ForwardProgress,
-    ForwardState, ForwardStop, GENERATION_MAX, InHand, Position, StoreError,
+    ForwardState, ForwardStop, GENERATION_MAX, OpenChanges, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 use tokio::task::JoinSet;
@@ -203,7 +203,7 @@ pub async fn a_recorded_change_comes_back_with_all_its_fields(mut mirror: Mirror
         change.line.cause = Some("msg_1".to_owned());
         change.line.event_at = Some(at(-70));
         (change.tries, change.attempts) = (u32::MAX, 12);
-        change.last_error = Some("the receiver answered 500".to_owned());
+        change.last_error = Some("the endpoint answered 500".to_owned());
         all.push(change);
     }
     for (origin, position) in ChangeOrigin::ALL.into_iter().zip(11..) {
@@ -221,7 +221,7 @@ pub async fn a_recorded_change_comes_back_with_all_its_fields(mut mirror: Mirror
 
 pub async fn a_stop_stays_until_an_operator_moves_the_forward(mut mirror: Mirror<impl StoreHarness>) {
     let epoch = mirror.take("one", 0).await.expect("it is free").epoch;
-    let stop = ForwardStop { at: at(9), reason: "the receiver answered 410".to_owned() };
+    let stop = ForwardStop { at: at(9), reason: "the endpoint answered 410".to_owned() };
     let stopping = ForwardProgress { stopped: Some(stop.clone()), ..progress(2, Vec::new()) };
     assert!(mirror.save(epoch, &stopping).await);
     assert!(mirror.save(epoch, &progress(2, Vec::new())).await);
@@ -299,12 +299,12 @@ pub async fn recorded_changes_are_listed_in_pages_by_position(mirror: Mirror<imp
 pub async fn open_changes_generation_and_pause_are_saved_with_the_position(
     mut mirror: Mirror<impl StoreHarness>,
 ) {
-    let known = |forward: &Forward| (forward.in_hand.clone(), forward.generation, forward.paused_until);
+    let known = |forward: &Forward| (forward.open_changes.clone(), forward.generation, forward.paused_until);
     let epoch = mirror.take("one", 0).await.expect("it is free").epoch;
     assert_eq!(known(&mirror.forward().await), (None, None, None));
-    let in_hand = Some(InHand { through: 90, open: vec![6, 7, 8, 41] });
+    let open_changes = Some(OpenChanges { through: 90, open: vec![6, 7, 8, 41] });
     let saved = ForwardProgress {
-        in_hand: in_hand.clone(),
+        open_changes: open_changes.clone(),
         generation: Some(GENERATION_MAX),
         paused_until: Some(at(77)),
         ..progress(5, Vec::new())
@@ -312,11 +312,11 @@ pub async fn open_changes_generation_and_pause_are_saved_with_the_position(
     assert!(mirror.save(epoch, &saved).await);
     mirror.harness.reopen().await;
     let taken = mirror.take("one", 0).await.expect("its holder takes it again");
-    assert_eq!(known(&taken), (in_hand.clone(), Some(GENERATION_MAX), Some(at(77))));
+    assert_eq!(known(&taken), (open_changes.clone(), Some(GENERATION_MAX), Some(at(77))));
     let store = mirror.harness.store();
     // A resume keeps what is known of changes above the position, also at a later position. A replay forgets it.
     assert_eq!(store.move_forward("crm", ForwardMove::Resume(7)).await, Ok(true));
-    assert_eq!(known(&mirror.forward().await), (in_hand, None, None));
+    assert_eq!(known(&mirror.forward().await), (open_changes, None, None));
     let epoch = mirror.take("one", 0).await.expect("its holder takes it again").epoch;
     assert!(mirror.save(epoch, &saved).await);
     assert_eq!(store.move_forward("crm", ForwardMove::Replay(5)).await, Ok(true));

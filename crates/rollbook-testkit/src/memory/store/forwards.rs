@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rollbook_core::store::{
     FORWARD_CHANGES_MAX, Forward, ForwardChange, ForwardMove, ForwardProgress, ForwardState, ForwardStop,
-    Forwards, Generation, InHand, LOCK_MAX, Position, StoreError,
+    Forwards, Generation, LOCK_MAX, OpenChanges, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
 
@@ -23,7 +23,7 @@ pub(super) struct Record {
     holder: Option<(String, Timestamp)>,
     stopped: Option<ForwardStop>,
     saved_at: Timestamp,
-    in_hand: Option<InHand>,
+    open_changes: Option<OpenChanges>,
     generation: Option<Generation>,
     paused_until: Option<Timestamp>,
     changes: BTreeMap<Position, ForwardChange>,
@@ -47,7 +47,7 @@ impl Record {
             waiting: of(ForwardState::Waiting).count() as u64,
             blocked: subjects.len() as u64,
             failed: of(ForwardState::Failed).count() as u64,
-            in_hand: self.in_hand.clone(),
+            open_changes: self.open_changes.clone(),
             generation: self.generation,
             paused_until: self.paused_until,
         }
@@ -87,7 +87,7 @@ impl Forwards for MemoryStore {
             holder: None,
             stopped: None,
             saved_at: now,
-            in_hand: None,
+            open_changes: None,
             generation: None,
             paused_until: None,
             changes: BTreeMap::new(),
@@ -114,7 +114,7 @@ impl Forwards for MemoryStore {
         };
         record.position = progress.position;
         record.saved_at = progress.saved_at;
-        record.in_hand.clone_from(&progress.in_hand);
+        record.open_changes.clone_from(&progress.open_changes);
         (record.generation, record.paused_until) = (progress.generation, progress.paused_until);
         if let Some((_, until)) = &mut record.holder {
             *until = now.plus(hold_for.min(LOCK_MAX));
@@ -161,7 +161,7 @@ impl Forwards for MemoryStore {
         record.position = to.position();
         (record.stopped, record.generation, record.paused_until) = (None, None, None);
         if let ForwardMove::Replay(position) = to {
-            record.in_hand = None;
+            record.open_changes = None;
             record.changes.retain(|at, _| *at <= position);
         }
         Ok(true)

@@ -277,7 +277,7 @@ async fn until_drained(queue: &Queue) -> anyhow::Result<()> {
         }
         if moved_at.elapsed() > STUCK_AFTER {
             bail!(
-                "stuck: {now} messages wait, and for {STUCK_AFTER:?} none was applied (ROLLBOOK_LOG=info shows more)"
+                "stuck: {now} messages are not applied, and for {STUCK_AFTER:?} none was applied (ROLLBOOK_LOG=info shows more)"
             );
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -27,6 +27,10 @@ pub(super) fn repaired(findings: &Findings, style: Style) -> String {
         }
         text.push('\n');
     }
+    text.push_str(
+        "  missing: no row; stale: the row was older than Clerk's object; undated: another content at the same updated_at;\n  \
+         wrongly_deleted: the row was deleted, the object was not; not_deleted: the reverse\n",
+    );
     let _ = writeln!(
         text,
         "  read and repaired in {}, with {} requests to the simulated Clerk API",
@@ -36,7 +40,7 @@ pub(super) fn repaired(findings: &Findings, style: Style) -> String {
     if let Some(approved) = &repair.approved {
         let _ = writeln!(
             text,
-            "  the brake held a mass deletion; `reconcile approve` let {} rows through, each confirmed again",
+            "  many deletions at once waited for an approval; `reconcile approve` deleted {} rows, each confirmed again by Clerk",
             thousands(approved.deleted)
         );
     }
@@ -44,7 +48,7 @@ pub(super) fn repaired(findings: &Findings, style: Style) -> String {
         let count = |number: usize| thousands(number as u64);
         let _ = writeln!(
             text,
-            "\n  {}\n  of {} users: {} living ones deleted, {} rows overwritten with an older state, {} deleted ones brought back",
+            "\n  {}\n  of {} users: {} deleted that exist, {} rows overwritten with an older state, {} revived that are deleted",
             style
                 .dim("what a nightly job would have done that reads one page and deletes the rest (--naive)"),
             count(naive.living),

@@ -93,7 +93,7 @@ fn summary(findings: &Findings, surroundings: &Surroundings) -> Vec<(&'static st
         (
             "acknowledged",
             format!(
-                "{} in {} ({} a second), {worth} before its 200; p50 {}, p99 {}",
+                "{} in {} ({} a second), {worth} before its 200; half within {}, 99 % within {}",
                 count(sent.acknowledged.len()),
                 span(sent.elapsed),
                 rate(findings.acknowledged_per_second()),
@@ -116,7 +116,7 @@ fn summary(findings: &Findings, surroundings: &Surroundings) -> Vec<(&'static st
         lines.push(("given up", format!("{} deliveries had no 200", count(lost))));
     }
     if findings.dead_letters > 0 {
-        lines.push(("parked", format!("{} dead letters", thousands(findings.dead_letters))));
+        lines.push(("not applied", format!("{} dead letters", thousands(findings.dead_letters))));
     }
     lines
 }
@@ -135,6 +135,9 @@ fn outcomes(counts: &[Counts], style: Style) -> String {
         }
         text.push('\n');
     }
+    text.push_str(
+        "  stale: the delivery was older than the row; unchanged: the row was as the delivery says; ignored: no table is for it\n",
+    );
     text
 }
 
@@ -156,7 +159,7 @@ fn verdict(findings: &Findings, style: Style) -> String {
     let total = findings.living + deleted;
     let count = |number: usize| thousands(number as u64);
     let mut text = format!(
-        "\n  by webhooks alone:    {} of {} rows\n  rows equal the truth: {} of {} ({} living, {} deleted)\n",
+        "\n  by webhooks alone:    {} of {} rows\n  rows equal the truth: {} of {} ({} not deleted, {} deleted)\n",
         count(findings.by_webhooks.equal),
         count(total),
         count(findings.comparison.equal),
@@ -342,7 +345,7 @@ mod tests {
     #[test]
     fn right_rows_pass_and_the_secret_is_shown_only_while_the_demo_serves() {
         let text = text(&findings(), &surroundings(false), Style::PLAIN);
-        assert!(text.contains("rows equal the truth: 900 of 900 (890 living, 10 deleted)"), "{text}");
+        assert!(text.contains("rows equal the truth: 900 of 900 (890 not deleted, 10 deleted)"), "{text}");
         assert!(text.contains("0 queued, 0 were still in the queue and counted as duplicates"), "{text}");
         assert!(text.contains("✓") && !text.contains("whsec_") && !text.contains('\u{1b}'), "{text}");
         assert!(super::text(&findings(), &surroundings(true), Style::PLAIN).contains("whsec_x"));

@@ -15,7 +15,7 @@ const API: &str = "api";
 const SEQUENCER: &str = "sequencer";
 const POSITION: &str = "rollbook_changes_position";
 const PENDING: &str = "rollbook_changes_pending_seconds";
-/// A worker gives positions within moments. While it can't, it reports for how long.
+/// Wait for a position that is a warning. A worker gives positions within a second; while it can't, it reports for how long.
 const PENDING_MAX: Duration = Duration::from_secs(60);
 
 /// Checks the API at `api_listen`; `None` for a receiver, which has none.
@@ -77,9 +77,12 @@ pub(super) fn sequencer(config: &Config, metrics: &str) -> Option<Finding> {
     let last = match position {
         0 if pending > 0.0 => format!("the first ones have waited for {pending:.0} s"),
         0 => "there was none yet".to_owned(),
-        _ => format!("the last number is {}", thousands(position)),
+        _ => format!("the last position is {}", thousands(position)),
     };
-    Some(ok(SEQUENCER, format!("the worker numbers the changes of rows for their readers; {last}")))
+    Some(ok(
+        SEQUENCER,
+        format!("the worker gives changes of rows their positions in the change feed; {last}"),
+    ))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Findings about what waits in the queue: its depth, its dead letters, and whether each message can be found.
+//! Findings about what the queue holds: its depth, its dead letters, and whether each message can be found.
 
 use std::time::Duration;
 
@@ -17,12 +17,11 @@ pub(super) const DEPTH: &str = "depth";
 pub(super) const DEAD_LETTERS: &str = "dead_letters";
 pub(super) const AUDIT: &str = "audit";
 
-/// Reports how many messages wait for a worker.
+/// Reports how many messages are not settled: ready, leased or delayed.
 pub(super) fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Finding {
     let (depth, limit) = (stats.depth(), config.settings.queue_depth_max);
     let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
-    let mut found =
-        format!("{} of at most {} deliveries wait for a worker", thousands(depth), thousands(limit));
+    let mut found = format!("the queue holds {} of at most {} messages", thousands(depth), thousands(limit));
     if stats.ready > 0 {
         found = format!("{found}, the oldest for {}", waited(waits));
     }
@@ -44,13 +43,13 @@ fn waited(wait: Duration) -> String {
     span(i64::try_from(wait.as_secs().saturating_mul(1_000)).unwrap_or(i64::MAX))
 }
 
-/// Reports deliveries that were given up.
+/// Reports messages that could not be applied.
 pub(super) fn dead_letters(stats: &QueueStats) -> Finding {
     match stats.dead {
-        0 => ok(DEAD_LETTERS, "none: no delivery was given up"),
+        0 => ok(DEAD_LETTERS, "none: no message waits to be redriven or discarded"),
         count => warning(
             DEAD_LETTERS,
-            format!("{} could not be applied and wait for you", many(count, "delivery")),
+            format!("{} could not be applied and wait for you", many(count, "message")),
             "rollbook dead-letters list says why. Remove the cause, then rollbook dead-letters redrive tries them again",
         ),
     }

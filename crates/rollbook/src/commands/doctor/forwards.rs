@@ -46,7 +46,7 @@ fn judge(view: &ForwardView, now: Timestamp) -> Finding {
         return failed(
             FORWARDS,
             found,
-            format!("when the receiver is right: rollbook changes resume {name}"),
+            format!("when the endpoint is right: rollbook changes resume {name}"),
         );
     }
     if view.state == ForwardActivity::New {
@@ -70,11 +70,11 @@ fn judge(view: &ForwardView, now: Timestamp) -> Finding {
         return warning(FORWARDS, found, fix);
     }
     if let Some(until) = view.paused_until {
-        return warning(FORWARDS, format!("{at}; the receiver asked for no requests until {until}"), "wait");
+        return warning(FORWARDS, format!("{at}; the endpoint asked for no requests until {until}"), "wait");
     }
     if view.blocked_subjects > 0 {
         let fix = format!(
-            "check the receiver's log; failed changes are sent again by themselves. All: rollbook changes failed {name} --waiting"
+            "check the endpoint's log; failed changes are sent again by themselves. All: rollbook changes failed {name} --waiting"
         );
         return warning(FORWARDS, format!("{at}{}", waiting(view)), fix);
     }
@@ -82,7 +82,7 @@ fn judge(view: &ForwardView, now: Timestamp) -> Finding {
         return warning(
             FORWARDS,
             at,
-            "check that the receiver answers fast, or raise the forward's concurrency",
+            "check that the endpoint answers fast, or raise the forward's concurrency",
         );
     }
     ok(FORWARDS, at)
@@ -97,7 +97,7 @@ fn waiting(view: &ForwardView) -> String {
     let reason = view.last_error.as_deref().unwrap_or_default();
     let first = match view.next_try_at {
         Some(next) if !reason.is_empty() => {
-            format!(", the first with {}, next at {next}: {reason}", many(view.tries.into(), "try"))
+            format!(", the first after {}, the next at {next}: {reason}", many(view.tries.into(), "request"))
         }
         _ => String::new(),
     };
@@ -146,7 +146,7 @@ mod tests {
             saved_at: Some(now),
             blocked_subjects: 1,
             waiting_changes: 3,
-            last_error: Some("the receiver answered 500".to_owned()),
+            last_error: Some("the endpoint answered 500".to_owned()),
             tries: 1,
             next_try_at: Some(now),
             ..ForwardView::new("crm", 10)
@@ -154,8 +154,8 @@ mod tests {
         let shown = |view: &ForwardView| judge(view, now).found;
         assert_eq!(
             shown(&view),
-            "crm is at position 10 of 10; waiting: 1 object, the first with 1 try, next at 2026-07-29T08:00:00.000Z: \
-             the receiver answered 500"
+            "crm is at position 10 of 10; waiting: 1 object, the first after 1 request, the next at 2026-07-29T08:00:00.000Z: \
+             the endpoint answered 500"
         );
         let dead = ForwardView { dead_letters: 1, blocked_subjects: 0, ..view };
         assert_eq!(shown(&dead), "crm is at position 10 of 10; 1 dead letter");

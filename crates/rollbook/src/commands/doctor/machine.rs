@@ -15,7 +15,8 @@ use crate::config::Config;
 use crate::file_modes::{self, folder_of, with_companions};
 use crate::wire::{self, Component};
 
-/// Accepted difference of two clocks. NTP keeps them closer; a tenth of Svix's tolerance covers the time of the request.
+/// Accepted difference of two clocks. NTP keeps them closer, and it is far below the `tolerance` of 300 s from which a
+/// delivery is refused.
 const SKEW_OK: Duration = Duration::from_secs(5);
 /// Difference that can't be measured: Svix sends whole seconds, and a request takes time.
 const SECONDS: Duration = Duration::from_secs(2);
@@ -29,7 +30,6 @@ pub(super) const CLOCK: &str = "clock";
 const FILES: &str = "files";
 const DISK: &str = "disk";
 const OPEN_FILES: &str = "open_files";
-const NO_FILES: &str = "queue and store are on servers, so nothing is kept on this machine";
 
 /// Difference between this machine's clock and that of `owner`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ pub(super) fn files(config: &Config, needs: &Needs) -> Findings {
         return findings;
     }
     vec![match (folders(config, needs).is_empty(), all.len()) {
-        (true, _) => skipped(FILES, NO_FILES),
+        (true, _) => skipped(FILES, no_files(needs)),
         (false, 0) => ok(FILES, "there are none yet; their folder can be written to"),
         (false, count) => ok(FILES, format!("{}; only this user can read them", many(count as u64, "file"))),
     }]
@@ -146,9 +146,18 @@ fn judge_file(path: &Path) -> Option<Finding> {
 pub(super) fn disk(config: &Config, needs: &Needs) -> Findings {
     let folders = folders(config, needs);
     if folders.is_empty() {
-        return vec![skipped(DISK, NO_FILES)];
+        return vec![skipped(DISK, no_files(needs))];
     }
     folders.iter().map(|folder| judge_room(folder)).collect()
+}
+
+/// Returns why there are no files to check.
+const fn no_files(needs: &Needs) -> &'static str {
+    if needs.worker {
+        "queue and store are on servers, so nothing is kept on this machine"
+    } else {
+        "the queue is on a server, so a receiver keeps nothing on this machine"
+    }
 }
 
 fn judge_room(folder: &Path) -> Finding {
@@ -156,7 +165,11 @@ fn judge_room(folder: &Path) -> Finding {
     let room = match statvfs(there) {
         Ok(found) => found.f_bavail.saturating_mul(found.f_frsize),
         Err(error) => {
-            return failed(DISK, format!("{} can't be asked ({error})", there.display()), "is it mounted?");
+            return failed(
+                DISK,
+                format!("the free space of {} can't be read ({error})", there.display()),
+                "check that it is mounted",
+            );
         }
     };
     let found = format!("{} MiB are free on the disk of {}", thousands(room >> 20), folder.display());

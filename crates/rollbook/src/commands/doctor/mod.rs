@@ -2,11 +2,11 @@
 //!
 //! Constraints:
 //!
-//! * Nothing that it writes stays, except with `--send`: test writes of a worker and a receiver are rolled
-//!   back. It creates no file and no table.
+//! * Test writes of a worker and a receiver are rolled back; on Redis, which can't roll back, one field of the queue's own
+//!   is written (`asked_at`). With `--send` a ledger entry stays. No file and no table is created.
 //! * It ends within seconds: each check has a time limit, and all checks run at the same time.
-//! * It connects only to the configured servers, to Clerk's API if a key is set, to the issuer of session tokens if its
-//!   keys are fetched, and to the process at `ops_listen`.
+//! * Connections go to the configured servers, to Clerk's API if a key is set, to the issuer of session tokens if its keys
+//!   are fetched, to the processes at `ops_listen` and `api_listen`, and with `--send` to the receiver: nowhere else.
 
 mod application;
 mod backlog;

@@ -1,11 +1,12 @@
-//! Checks of what is neither broken nor weak and still matters: migrations of a newer Rollbook, row-level
-//! policies, the change feed, and what a cluster does about a failed shard.
+//! Checks of facts that an operator should know although nothing is broken: migrations of a newer Rollbook, row-level
+//! policies, triggers, cascades that wait, the change feed, and what a cluster does about a failed shard.
+
 use std::time::Duration;
 
 use rollbook_core::store::{FeedState, FullStore, PendingCascades, WAITING_COUNTED_MAX};
 use rollbook_core::time::Timestamp;
 use rollbook_operator::erase::HIDDEN_ROWS_FIX;
-use rollbook_operator::words::{thousands, time};
+use rollbook_operator::words::{many, thousands, time};
 
 use super::finding::{Finding, Findings, ok, skipped, warning};
 use super::{ASK_TIMEOUT, WAITS_MAX, in_time};
@@ -23,7 +24,8 @@ const RIGHTS: &str = "rights";
 const TRIGGERS: &str = "triggers";
 const CASCADES: &str = "cascades";
 const CHANGES: &str = "changes";
-/// A worker gives positions within moments, and looks for the changes of other processes every ten seconds.
+/// Wait for a position after which a warning is due. A worker gives positions within a second, and looks for the changes of
+/// other processes every ten seconds.
 const CHANGES_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Reports migrations of a newer Rollbook that this one works with; `None` if there are none.
@@ -36,7 +38,7 @@ pub(super) async fn newer(config: &Config, part: Component) -> Option<Finding> {
     })
 }
 
-/// Reports what a team has put on the tables and what may surprise it: policies and triggers.
+/// Reports policies and triggers of the team's own on Rollbook's tables that make some statements fail or find no row.
 pub(super) async fn of_a_team(store: &dyn FullStore) -> Findings {
     let hidden = in_time(store.hidden_tables()).await.unwrap_or_default();
     let unpinned = in_time(store.unpinned_triggers()).await.unwrap_or_default();
@@ -65,7 +67,7 @@ fn triggers(functions: &[String]) -> Option<Finding> {
     Some(warning(TRIGGERS, found, fix))
 }
 
-/// Reports what is left to do after deletions; `None` if nothing is.
+/// Reports child rows of deleted parents, and rows without their erasure, that are not done yet; `None` if there are none.
 pub(super) fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding> {
     let PendingCascades { parents, rows, listed } = left;
     let first = listed.first().map_or_else(String::new, |entry| {
@@ -75,17 +77,17 @@ pub(super) fn cascades(left: &PendingCascades, now: Timestamp) -> Option<Finding
     let waits = listed.first().and_then(|entry| entry.noted_at).map(|at| now.since(at)).unwrap_or_default();
     if *rows > 0 {
         let found =
-            format!("{} rows refuse what follows from a deletion or from retention{first}", thousands(*rows));
-        let fix = "change the trigger, policy or constraint that refuses them, or end what holds their lock; workers \
-                   retry them by themselves. rollbook explain ID shows those of one parent";
+            format!("{} could not be changed after a deletion or by retention{first}", many(*rows, "row"));
+        let fix = "change the trigger, policy or constraint that refuses the change, or end the session that holds their lock; \
+                   then workers change them. rollbook explain ID shows those of one parent";
         return Some(warning(CASCADES, found, fix));
     }
-    let found = format!("{} deleted parents have child rows to process{first}", thousands(*parents));
+    let found = format!("child rows of {} are not processed yet{first}", many(*parents, "deleted parent"));
     (*parents > 0).then(|| {
         if waits > WAITS_MAX {
             warning(CASCADES, found, "check that a worker is running (rollbook serve or work)")
         } else {
-            ok(CASCADES, format!("{found}: workers are doing it"))
+            ok(CASCADES, format!("{found}; workers process them now"))
         }
     })
 }

@@ -1,6 +1,7 @@
 //! Checks of queue and store: reachable, usable, durable, and the work that waits in them.
 //!
-//! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one meaningless field is written.
+//! Checks read, or roll back what they write. A Redis queue cannot roll back: there, one field of the queue's own is written
+//! (`asked_at`), and no message.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -84,7 +85,7 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
                     fix(config, Component::Queue),
                 ),
                 Ok(_) if is_unverified => warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX),
-                Ok(true) => ok("queue", format!("{place}; it takes deliveries (tried, nothing was kept)")),
+                Ok(true) => ok("queue", format!("{place}; it takes deliveries (tried without storing one)")),
                 Ok(false) => ok("queue", place),
             };
             vec![queue, depth(config, &stats, now), dead_letters(&stats), audit]

@@ -60,7 +60,8 @@ const REASONS: [(&str, Means, &str); 12] = [
 const SILENT_FOR: Duration = Duration::from_secs(10 * 60);
 /// Number of refusals below which one stranger may have sent them all.
 const REFUSED_MIN: f64 = 3.0;
-/// Share of the accepted deliveries from which refusals are many: a twentieth, as in the alert `RollbookSignatureFailures`.
+/// Share of the accepted deliveries from which refusals are many: a twentieth, as the alert `RollbookSignatureFailures` needs
+/// over an hour. (Its other conditions are of shorter times, which counters since the start do not show.)
 const REFUSED_SHARE: f64 = 0.05;
 
 /// Returns one finding for each reason that may concern genuine deliveries.

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use rollbook_core::time::Timestamp;
+
 use super::Needs;
 use super::finding::{Finding, ok, warning};
+use super::samples::{sample, timestamp};
 use crate::config::Config;
 use crate::secret_use::{SecretUse, parse};
 
@@ -29,19 +32,25 @@ pub(super) fn finding(config: &Config, needs: &Needs, metrics: &str) -> Option<F
                    keeps the old ones, its log and rollbook_secret_reload_failing say why";
         return Some(warning(ROTATION, found, fix));
     }
-    Some(ok(ROTATION, text(&running)))
+    Some(ok(ROTATION, text(&running, sample(metrics, "process_start_time_seconds").map(timestamp))))
 }
 
-fn text(running: &[SecretUse]) -> String {
+fn text(running: &[SecretUse], started: Option<Timestamp>) -> String {
     let newest = running.iter().filter_map(|one| one.last_match).max();
     let one = |one: &SecretUse| {
         let fingerprint = &one.fingerprint;
-        let Some(at) = one.last_match else {
-            return format!("the secret {fingerprint} has matched no delivery since the process started");
-        };
-        let is_unused = newest.is_some_and(|newest| newest.since(at) > UNUSED_AFTER);
+        // A secret without a match has had none since the start at least.
+        let idle_since = one.last_match.or(started);
+        let is_unused =
+            newest.zip(idle_since).is_some_and(|(newest, since)| newest.since(since) > UNUSED_AFTER);
         let advice = if is_unused { ", and can go once its endpoint is deleted at Clerk" } else { "" };
-        format!("the secret {fingerprint} (its fingerprint) last matched a delivery at {at}{advice}")
+        if let Some(at) = one.last_match {
+            return format!(
+                "the secret {fingerprint} (its fingerprint) last matched a delivery at {at}{advice}"
+            );
+        }
+        let since = started.map_or_else(String::new, |at| format!(" at {at}"));
+        format!("the secret {fingerprint} has matched no delivery since the process started{since}{advice}")
     };
     running.iter().map(one).collect::<Vec<_>>().join("; ")
 }
@@ -86,6 +95,24 @@ mod tests {
         assert!(!found(limit).contains("can go"), "{}", found(limit));
         assert!(found(limit - 1).contains("can go"), "{}", found(limit - 1));
         assert!(found(0).contains("has matched no delivery") && !found(0).contains("can go"), "{}", found(0));
+    }
+
+    #[test]
+    fn a_secret_without_a_match_since_a_start_longer_ago_than_svix_retries_can_go_too() {
+        let config = config(&format!("{NEW} {OLD}"));
+        let now = 1_790_000_000;
+        let found = |started: i64| {
+            let metrics =
+                format!("{}process_start_time_seconds {started}\n", metrics(&config, &[now - 1, 0]));
+            finding(&config, &NEEDS, &metrics).expect("a finding").found
+        };
+        let limit = now - 1 - 28 * 60 * 60;
+        assert!(!found(limit).contains("can go"), "{}", found(limit));
+        assert!(
+            found(limit - 1).ends_with("and can go once its endpoint is deleted at Clerk"),
+            "{}",
+            found(limit - 1)
+        );
     }
 
     #[test]

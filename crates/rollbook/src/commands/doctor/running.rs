@@ -20,7 +20,7 @@ use crate::ops_port;
 const PROCESS: &str = "process";
 const DELIVERIES: &str = "deliveries";
 const NONE_YET: &str = "none since it started";
-/// Time without a delivery that is a warning. A Clerk instance in use sends something within a day.
+/// Time without a delivery after which a warning is due. A Clerk instance in use sends something within a day.
 const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Checks the running process through its ops port. Also compares this machine's clock with that of the last delivery's
@@ -32,7 +32,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
             "no process answers at http://{address} (ops_listen): none runs there, or its ops port is another one: \
              --ops-listen HOST:PORT"
         );
-        let findings = vec![skipped(PROCESS, why), skipped(DELIVERIES, "only a running process knows them")];
+        let findings = vec![skipped(PROCESS, why), skipped(DELIVERIES, "only a running process counts them")];
         return (findings, None);
     }
     let about = get(config, address, "/about").await.ok();
@@ -139,9 +139,9 @@ fn health(address: SocketAddr, name: &str, live: &Answer, ready: &Answer) -> Fin
         let fix = fix_of(part, how);
         let works = ["degraded: ", "impaired: ", "unproven: "].iter().any(|state| how.starts_with(state));
         findings.push(if works || ready.is_success() {
-            warning(PROCESS, format!("{name} works, but its {part} is not well: {how}"), fix)
+            warning(PROCESS, format!("{name} works, but its {part} is not ok: {how}"), fix)
         } else {
-            failed(PROCESS, format!("{name} runs and is not ready, because of its {part}: {how}"), fix)
+            failed(PROCESS, format!("{name} runs and is not ready, because its {part} is not ok: {how}"), fix)
         });
     }
     if findings.is_empty() && ready.is_success() {
@@ -159,16 +159,14 @@ fn health(address: SocketAddr, name: &str, live: &Answer, ready: &Answer) -> Fin
 fn fix_of(part: &str, how: &str) -> &'static str {
     match part {
         "queue" if how.starts_with("degraded: ") => {
-            "change the setting of the queue's server that it names; the process notices by itself"
+            "change the setting of the queue's server that this line names; no restart is needed"
         }
         "queue" => {
-            "follow the lines about the queue in this report; the process continues by itself, without a restart"
+            "follow the lines about the queue in this report; then the process continues without a restart"
         }
-        "store" => {
-            "follow the lines about the store in this report; workers continue by themselves, without a restart"
-        }
+        "store" => "follow the lines about the store in this report; then workers continue without a restart",
         "start" => "wait until it has started; its log shows how far it is",
-        _ => "see its log for the cause; it continues by itself once that is fixed",
+        _ => "its log shows the cause; when that is fixed, it continues without a restart",
     }
 }
 
@@ -183,7 +181,7 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     let Some(last) = sample(metrics, LAST_DELIVERY) else {
         return skipped(
             DELIVERIES,
-            "the process at ops_listen does not receive; a receiver's own ops port knows",
+            "the process at ops_listen does not receive; ask a receiver: --ops-listen HOST:PORT",
         );
     };
     let refused = refusals::counts(metrics);
@@ -246,13 +244,13 @@ mod tests {
     }
 
     #[test]
-    fn each_part_that_is_not_well_has_a_fix_that_fits_it() {
+    fn each_part_that_is_not_ok_has_a_fix_that_fits_it() {
         for (part, how, fix) in [
             ("queue", "degraded: appendfsync is everysec", "change the setting"),
             ("queue", "impaired: shard 3 is unreachable", "lines about the queue"),
             ("store", "unreachable", "lines about the store"),
             ("start", "migrating", "wait until it has started"),
-            ("worker", "no progress", "see its log"),
+            ("worker", "no progress", "its log shows the cause"),
         ] {
             assert!(fix_of(part, how).contains(fix), "{part}: {how}");
         }

@@ -183,7 +183,7 @@ async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: In
             }
             Ok(Seen::Dead(reason)) => {
                 let fix = format!("rollbook dead-letters show {id}, then discard it");
-                return failed(SEND, found(&format!("parked as a dead letter: {reason}")), fix);
+                return failed(SEND, found(&format!("became a dead letter: {reason}")), fix);
             }
             Ok(Seen::Waiting) if started.elapsed() < APPLIED_WITHIN => tokio::time::sleep(ASK_EVERY).await,
             Ok(Seen::Waiting) => {

@@ -1,4 +1,4 @@
-//! Check of the processes that use the same SQLite files.
+//! Checks whether several processes use the same SQLite files for the same work.
 
 use super::Needs;
 use super::finding::{Finding, ok, warning};
@@ -20,14 +20,18 @@ fn judge(found: &[Process]) -> Option<Finding> {
     let pairs =
         || found.iter().enumerate().flat_map(|(at, one)| found[..at].iter().map(move |other| (one, other)));
     if pairs().any(|(one, other)| one.shares(other.faces())) {
-        let what = format!("{} processes use these files, and some do the same work: {names}", found.len());
+        let what = format!(
+            "{} processes use the files of data_dir, and at least two of them receive or work: {names}",
+            found.len()
+        );
         let fix = format!(
-            "two are right while one replaces the other. If one was left over from an earlier start: kill {} (the oldest)",
+            "during an upgrade, wait until the old process has ended. If a process of an earlier start is still running, stop \
+             the oldest: kill {}",
             first.pid()
         );
         return Some(warning(PROCESSES, what, fix));
     }
-    Some(ok(PROCESSES, format!("{names} use these files, and each does work of its own")))
+    Some(ok(PROCESSES, format!("{names} use the files of data_dir; one receives, the other works")))
 }
 
 #[cfg(test)]

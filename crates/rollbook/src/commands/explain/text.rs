@@ -7,7 +7,7 @@ use rollbook_core::queue::MessageState;
 use rollbook_core::time::Timestamp;
 use rollbook_core::trace::Traceparent;
 use rollbook_operator::explain::{
-    AppliedDelivery, DiscardedMessage, HeldSubject, History, Membership, Memberships, Message, ParkedMessage,
+    AppliedDelivery, DeadMessage, DiscardedMessage, HeldSubject, History, Membership, Memberships, Message,
     Queued, Row, RowRef, State, Subject, UnfitColumn,
 };
 use rollbook_operator::lookup::{Match, Named};
@@ -259,7 +259,7 @@ fn queue(text: &mut String, history: &History, queued: &Queued, now: Timestamp) 
         waiting(text, message, now);
     }
     for letter in &queued.dead_letters {
-        parked(text, letter);
+        dead_letter(text, letter);
     }
     for record in &queued.discards {
         discarded(text, record);
@@ -302,14 +302,14 @@ fn received(text: &mut String, at: Timestamp, traceparent: Option<Traceparent>) 
     }
 }
 
-fn parked(text: &mut String, letter: &ParkedMessage) {
-    let ParkedMessage { id, event_type, reason, detail, received_at, traceparent, parked_at, attempts } =
+fn dead_letter(text: &mut String, letter: &DeadMessage) {
+    let DeadMessage { id, event_type, reason, detail, received_at, traceparent, parked_at, attempts } =
         letter;
     let id = harmless(id.as_str());
     let tries = many(u64::from(*attempts), "attempt");
     _ = writeln!(text, "\n  {} ({id}): dead letter", type_of(event_type.as_deref()));
     received(text, *received_at, *traceparent);
-    _ = writeln!(text, "    parked          {parked_at}, after {tries}");
+    _ = writeln!(text, "    dead letter     {parked_at}, after {tries}");
     _ = writeln!(text, "    Reason: {reason}: {}", harmless(detail));
     _ = writeln!(text, "    When this is fixed: rollbook dead-letters redrive {id}");
 }
@@ -318,7 +318,7 @@ fn discarded(text: &mut String, record: &DiscardedMessage) {
     let DiscardedMessage { discarded_at, parked_at, event_type, reason, detail, attempts } = record;
     let tries = many(u64::from(*attempts), "attempt");
     _ = writeln!(text, "\n  {}: discarded by an operator", type_of(event_type.as_deref()));
-    _ = writeln!(text, "    parked          {parked_at}, after {tries}");
+    _ = writeln!(text, "    dead letter     {parked_at}, after {tries}");
     _ = writeln!(text, "    discarded       {discarded_at}");
     _ = writeln!(text, "    Reason: {reason}: {}", harmless(detail));
 }

@@ -12,6 +12,7 @@ use anyhow::{anyhow, bail};
 use rollbook_core::catalog::find_resource;
 use rollbook_core::source::SourceError;
 use rollbook_core::store::{FullStore, RunState};
+use rollbook_operator::words::many;
 use rollbook_reconciler::{
     LOCK_FOR, Progress, ReconcileError, Reconciler, ResourceView, Resume, RunReport, RunRequest, RunView,
     Status,
@@ -234,8 +235,8 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
     print_as(output, &result, |_| report::approved(&approved))?;
     if approved.refused > 0 {
         bail!(
-            "{} rows refuse their deletion: change the trigger or constraint, then approve again",
-            approved.refused
+            "{} could not be deleted: change the trigger or constraint that the log names, then approve again",
+            many(approved.refused, "row")
         );
     }
     if approved.pending > 0 {

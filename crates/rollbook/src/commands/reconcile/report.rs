@@ -127,7 +127,7 @@ pub(super) fn approved(approved: &Approved) -> String {
         _ = write!(text, ", and {} with them", rows_of(taken_along, ""));
     }
     if alive > 0 {
-        _ = write!(text, "; {} alive at Clerk after all, and not deleted", thousands(alive));
+        _ = write!(text, "; {} present at Clerk after all, and not deleted", thousands(alive));
     }
     if refused > 0 {
         _ = write!(text, "; {} refused", thousands(refused));

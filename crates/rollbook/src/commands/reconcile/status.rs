@@ -68,10 +68,10 @@ fn runs(runs: &[RunView]) -> String {
 fn item(waiting: &Waiting) -> String {
     let Waiting { run, resource, kind, count, ids, taken_along, fix } = waiting;
     let what = match kind {
-        Drift::NotDeleted => "not at Clerk any more, and alive here",
-        Drift::WronglyDeleted => "deleted here, and alive at Clerk",
+        Drift::NotDeleted => "not at Clerk any more, and not deleted here",
+        Drift::WronglyDeleted => "deleted here, and present at Clerk",
         _ if ids.is_empty() => "at Clerk without a usable id, of another type, or marked as deleted",
-        _ => "not as at Clerk: the row refuses its change",
+        _ => "different at Clerk: a trigger or constraint prevents the change",
     };
     let mut names = harmless(&ids.join(", "));
     if !ids.is_empty() && (ids.len() as u64) < *count {

@@ -9,7 +9,7 @@ use super::scrape::Asked;
 pub(super) struct LastError {
     /// Time at which it was last seen.
     pub(super) at: String,
-    /// Time since which the part is not well, as far as the process knows; else the time at which it was first seen.
+    /// Time since which the part is not ok, as far as the process knows; else the time at which it was first seen.
     pub(super) since: String,
     /// Address of the process.
     pub(super) address: String,

@@ -38,7 +38,7 @@ pub(super) struct Scrape {
     pub(super) status: String,
     /// State of each part, by its name.
     pub(super) parts: BTreeMap<String, String>,
-    /// Time since which a part is not well, by its name.
+    /// Time since which a part is not ok, by its name.
     pub(super) since: BTreeMap<String, String>,
 }
 

@@ -80,7 +80,7 @@ pub(super) struct Applied {
 /// The queue.
 #[derive(Debug, Serialize)]
 pub(super) struct Queue {
-    /// Messages that are neither applied nor dead letters.
+    /// Messages that are not settled.
     pub(super) depth: f64,
     /// Maximum of them.
     pub(super) depth_limit: Option<f64>,

@@ -1,5 +1,5 @@
 //! Log lines about dead letters: for each reason the first at once with its details, then at most one line a minute with
-//! their number. Thousands of messages may be parked for one reason, such as the id of another Clerk instance.
+//! their number. Thousands of messages may become dead letters for one reason, such as the id of another Clerk instance.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// Numbers of dead letters that no line has reported yet, by reason.
 #[derive(Debug, Default)]
-pub(crate) struct ParkedLog(Mutex<BTreeMap<Reason, Unlogged>>);
+pub(crate) struct DeadLetterLog(Mutex<BTreeMap<Reason, Unlogged>>);
 
 #[derive(Debug)]
 struct Unlogged {
@@ -25,7 +25,7 @@ struct Unlogged {
     count: u64,
 }
 
-impl ParkedLog {
+impl DeadLetterLog {
     /// Counts a dead letter. Returns whether a line about it is due: the details of the others are logged at the level
     /// debug.
     pub(crate) fn is_due(&self, reason: Reason) -> bool {
@@ -62,7 +62,7 @@ impl ParkedLog {
                 %reason,
                 messages,
                 fix = "see rollbook dead-letters summary, and rollbook dead-letters list --reason with this reason",
-                "more messages were parked as dead letters for this reason"
+                "more messages became dead letters for this reason"
             );
         }
     }
@@ -73,7 +73,7 @@ impl ParkedLog {
 }
 
 /// Logs the numbers when they are due, until `stop`.
-pub(crate) async fn run(log: Arc<ParkedLog>, stop: CancellationToken) {
+pub(crate) async fn run(log: Arc<DeadLetterLog>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(CHECK_EVERY)).await.is_some() {
         log.report(false);
     }
@@ -86,7 +86,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_of_a_reason_is_logged_and_then_at_most_one_line_a_minute_with_the_number_of_the_others()
      {
-        let log = ParkedLog::default();
+        let log = DeadLetterLog::default();
         assert!(log.is_due(Reason::WrongInstance));
         assert!(log.is_due(Reason::InvalidJson), "each reason has lines of its own");
         for _ in 0..999 {

@@ -1,4 +1,4 @@
-//! Changes of one subject that a forward has in hand.
+//! Changes of one subject that a forward holds in memory: those that are neither delivered nor dead letters.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(super) fn subject_of(line: &ChangeLine) -> Subject {
 
 /// Changes of one subject, in the order of the feed.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct SubjectChanges {
     pub(super) items: VecDeque<Item>,
     /// Request for the first change that is in progress.
     pub(super) sending: Option<Request>,
@@ -27,7 +27,7 @@ pub(super) struct Queue {
     pub(super) is_held: bool,
 }
 
-impl Queue {
+impl SubjectChanges {
     /// Adds a change at its place: at the end, unless the feed is read again after a restart.
     pub(super) fn insert(&mut self, item: Item) {
         let position = item.change.line.position;
@@ -38,7 +38,7 @@ impl Queue {
     }
 }
 
-/// A change in hand.
+/// A change that is held in memory.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) change: ForwardChange,
@@ -69,7 +69,7 @@ impl Item {
         if self.change.tries == 0 { Attempt::First } else { Attempt::Retry }
     }
 
-    /// Place among the changes that can be sent.
+    /// Order among the changes that can be sent.
     pub(super) const fn due(&self) -> (Timestamp, Position) {
         (self.change.next_try_at, self.change.line.position)
     }

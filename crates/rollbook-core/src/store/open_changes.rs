@@ -1,21 +1,22 @@
-//! Changes that a forward has in hand above its position: everything else up to where it read is settled.
+//! Open changes of a forward: those above its position that it has read, and that are neither delivered nor recorded. All
+//! other changes up to where it read are settled.
 
 use super::changes::Position;
 
-/// Maximum number of positions in [`InHand::open`]. A longer text is not read: its changes are sent again.
+/// Maximum number of positions in [`OpenChanges::open`]. A longer text is not read: its changes are sent again.
 const OPEN_MAX: usize = 100_000;
 
 /// Open changes of a forward, and the end of what it has read. Saved with the position, they keep changes that were delivered
 /// above the position from being sent again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InHand {
+pub struct OpenChanges {
     /// Position up to which the feed was read.
     pub through: Position,
     /// Positions up to `through`, above the forward's position, that are neither delivered nor recorded; in order.
     pub open: Vec<Position>,
 }
 
-impl InHand {
+impl OpenChanges {
     /// Returns the text form: the end of the read, and the open positions as numbers and ranges, such as `90 41,50-53`.
     pub fn encode(&self) -> String {
         let mut ranges = Vec::new();
@@ -61,18 +62,18 @@ mod tests {
             (vec![41, 42], "90 41-42"),
             (vec![41, 50, 51, 52, 53, 90], "90 41,50-53,90"),
         ] {
-            let in_hand = InHand { through: 90, open };
-            assert_eq!(in_hand.encode(), text);
-            assert_eq!(InHand::parse(text), Some(in_hand));
+            let open_changes = OpenChanges { through: 90, open };
+            assert_eq!(open_changes.encode(), text);
+            assert_eq!(OpenChanges::parse(text), Some(open_changes));
         }
-        let most = InHand { through: Position::MAX, open: vec![Position::MAX] };
-        assert_eq!(InHand::parse(&most.encode()), Some(most));
+        let most = OpenChanges { through: Position::MAX, open: vec![Position::MAX] };
+        assert_eq!(OpenChanges::parse(&most.encode()), Some(most));
     }
 
     #[test]
     fn a_text_that_is_damaged_or_too_long_is_not_read() {
         let longest = format!("999999 1-{OPEN_MAX}");
-        assert!(InHand::parse(&longest).is_some_and(|in_hand| in_hand.open.len() == OPEN_MAX));
+        assert!(OpenChanges::parse(&longest).is_some_and(|open_changes| open_changes.open.len() == OPEN_MAX));
         for text in [
             "",
             "90",
@@ -87,7 +88,7 @@ mod tests {
             "999999 0-100000",
             "18446744073709551615 0-18446744073709551615",
         ] {
-            assert_eq!(InHand::parse(text), None, "{text}");
+            assert_eq!(OpenChanges::parse(text), None, "{text}");
         }
     }
 }
