@@ -239,7 +239,7 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
     match output {
         Output::Json => print_json(&json!({
             "run": run, "deleted": approved.deleted, "alive": approved.alive, "refused": approved.refused,
-            "pending": approved.pending, "taken_along": approved.taken_along,
+            "unproven": approved.unproven, "pending": approved.pending, "taken_along": approved.taken_along,
         }))?,
         Output::Text => print(&report::approved(&approved))?,
     }
@@ -247,6 +247,14 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
         bail!(
             "{} rows refuse their deletion: change the trigger or constraint, then approve again",
             approved.refused
+        );
+    }
+    if approved.unproven > 0 {
+        bail!(
+            "{} rows were not deleted, and go on waiting: Clerk's answers do not prove now that their objects are absent, or \
+             the rows were written in the last minutes. Fix: approve again in ten minutes, or let the next run decide: \
+             rollbook reconcile",
+            approved.unproven
         );
     }
     if approved.pending > 0 {
