@@ -48,13 +48,13 @@ impl PageWork {
         let at_last: Vec<String> =
             ids.iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id.clone()).collect();
         // Many users may have one `created_at`, after an import. Their window is empty, and needs no ids.
-        let (ties, present) = if before == last_at {
+        let (latest, present) = if before == last_at {
             tied.extend(at_last);
             (tied, Vec::new())
         } else {
             (at_last, [ids, tied].concat())
         };
-        slice.last = Some(Last { id: last_id, created_at: last_at, ties });
+        slice.last = Some(Last { id: last_id, created_at: last_at, ties: latest });
         Ok(Self { page, window: window.filter(|of| of.from < of.to), present })
     }
 }

@@ -18,11 +18,8 @@ fn is_of_a_cache<T>(answer: Result<T, SourceError>) -> bool {
 
 #[tokio::test]
 async fn every_request_asks_caches_for_a_fresh_answer_and_for_a_plain_body() {
-    let server = Server::start(|target, _| match target.contains('?') {
-        true => json(200, "[]"),
-        false => not_found(),
-    })
-    .await;
+    let answer = |target: &str, _| if target.contains('?') { json(200, "[]") } else { not_found() };
+    let server = Server::start(answer).await;
     let lookup = Lookup { id: "user_1".to_owned(), organization_id: None, user_id: None };
     server.client().fetch(&USERS, &[lookup]).await.expect("an answer");
     let heads = server.heads();
@@ -46,9 +43,8 @@ async fn a_404_that_a_cache_has_stored_proves_no_absence() {
         ("x-cache-status: STALE", true),
         ("cache-status: proxy; hit; ttl=3", true),
     ] {
-        let server = Server::start(move |target, _| match target.contains('?') {
-            true => json(200, "[]"),
-            false => with_header(404, header, body),
+        let server = Server::start(move |target, _| {
+            if target.contains('?') { json(200, "[]") } else { with_header(404, header, body) }
         })
         .await;
         let fetched = server.client().fetch(&USERS, &[lookup()]).await;

@@ -26,7 +26,8 @@ async fn a_redirect_is_not_followed_and_the_key_goes_nowhere_else() {
     let other = Server::start(|_, _| json(200, "[]")).await;
     for status in [301, 302, 303, 307, 308] {
         let location = format!("location: http://{}/v1/users", other.address);
-        let server = Server::start(move |_, _| with_headers(status, &[location.clone()], "[]")).await;
+        let server =
+            Server::start(move |_, _| with_headers(status, std::slice::from_ref(&location), "[]")).await;
         let found = page(&server.client()).await;
         assert!(
             matches!(&found, Err(SourceError::Refused(text)) if text.contains("CLERK_API_URL")),

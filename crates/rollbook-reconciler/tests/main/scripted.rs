@@ -82,9 +82,9 @@ impl Source for Scripted {
         (self.script)(Request::Fetch(resource)).await?;
         let mut fetched = self.points.fetch(resource, lookups).await?;
         if self.doubts.load(Ordering::Relaxed) {
-            fetched
-                .iter_mut()
-                .for_each(|one| one.presence = Presence::Unknown("two answers contradict each other"));
+            for one in &mut fetched {
+                one.presence = Presence::Unknown("two answers contradict each other");
+            }
         }
         Ok(fetched)
     }
