@@ -13,6 +13,7 @@ use rollbook_core::source::SourceError;
 use rollbook_core::time::Timestamp;
 use rollbook_http::pool::{Pool, PoolError, Roots};
 use rustls::RootCertStore;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
@@ -32,6 +33,9 @@ pub const CODE_TIMEOUT: &str = "timeout";
 /// Result for the observer: the connection broke before the end of the answer.
 pub const CODE_BROKEN: &str = "broken";
 
+/// Maximum number of long answers that are decoded at the same time: each is in memory twice meanwhile.
+const DECODED_AT_ONCE: usize = 2;
+
 /// Maximum patience, whatever the settings say.
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -45,6 +49,7 @@ pub(crate) struct Transport {
     pub(crate) pacer: Pacer,
     settings: ClerkSettings,
     numbers: Numbers,
+    decoding: Semaphore,
 }
 
 impl Transport {
@@ -60,7 +65,8 @@ impl Transport {
         };
         let pool = Pool::new(roots, settings.connect_timeout).map_err(SettingsError::Roots)?;
         let pacer = Pacer::new(settings.key.environment(), settings.budget);
-        Ok(Self { pool, observer: Arc::new(|_| ()), pacer, settings, numbers: Numbers::default() })
+        let (numbers, decoding) = (Numbers::default(), Semaphore::new(DECODED_AT_ONCE));
+        Ok(Self { pool, observer: Arc::new(|_| ()), pacer, settings, numbers, decoding })
     }
 
     /// Whether the answers so far have numbers of their own, so that a copy of one is noticed.
@@ -146,7 +152,7 @@ impl Transport {
         if !self.numbers.is_new(&answer.0.headers) {
             return Err(Failure::unreadable(copy()));
         }
-        answer.judge_apart(decode).await
+        answer.judge_apart(decode, &self.decoding).await
     }
 
     /// Sends a request and reads the whole answer. Returns the observer's code of a failure.

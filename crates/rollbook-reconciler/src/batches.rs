@@ -4,7 +4,7 @@ use rollbook_core::change::{Change, Effect};
 
 /// Maximum size of the contents of one transaction, in bytes. A store has copies of them while it writes: the values, and
 /// what it sends to a server. Four pages of large objects in one transaction each would take a hundred megabytes.
-pub(crate) const BATCH_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const BATCH_BYTES_MAX: usize = 512 * 1024;
 
 /// Splits changes, in their order, into batches of at most this number and of about this size. One change is a batch
 /// whatever its size.

@@ -9,6 +9,7 @@ use jiff::fmt::rfc2822::DateTimeParser;
 use rollbook_core::source::SourceError;
 use rollbook_core::time::Timestamp;
 use rollbook_http::pool::PoolAnswer;
+use tokio::sync::Semaphore;
 
 use super::Decode;
 use super::copies::stored_in_cache;
@@ -68,14 +69,17 @@ impl Failure {
 }
 
 impl Answer {
-    /// As [`Self::judge`]. A long answer is decoded on a thread for long work.
+    /// As [`Self::judge`]. A long answer waits for its turn, and is decoded on a thread for long work.
     pub(super) async fn judge_apart<T: Send + 'static>(
         self,
         decode: Decode<T>,
+        turns: &Semaphore,
     ) -> Result<(Option<T>, Timestamp), Failure> {
         if self.0.body.len() <= DECODED_HERE_MAX {
             return self.judge(decode);
         }
+        // The semaphore is never closed.
+        let _turn = turns.acquire().await;
         let judged = tokio::task::spawn_blocking(move || self.judge(decode)).await;
         judged.unwrap_or_else(|_| Err(Failure::unavailable("the answer was not decoded".to_owned())))
     }
@@ -229,7 +233,7 @@ mod tests {
         let here = std::thread::current().id();
         for (length, is_here) in [(0, true), (DECODED_HERE_MAX, true), (DECODED_HERE_MAX + 1, false)] {
             let answer = answer(200, &[("date", DATE_TEXT)], &"x".repeat(length));
-            let judged = answer.judge_apart(|_| Ok(std::thread::current().id())).await;
+            let judged = answer.judge_apart(|_| Ok(std::thread::current().id()), &Semaphore::new(1)).await;
             let (decoded_by, _) = judged.map_err(|failure| failure.text).expect("an answer");
             assert_eq!(decoded_by == Some(here), is_here, "{length} bytes");
         }
