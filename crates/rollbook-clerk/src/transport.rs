@@ -1,21 +1,24 @@
 //! One request: connection, pace, retries, and the classes of answers.
 
 mod answer;
+mod copies;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ACCEPT, AUTHORIZATION, USER_AGENT};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, USER_AGENT};
 use rollbook_core::source::SourceError;
 use rollbook_core::time::Timestamp;
 use rollbook_http::pool::{Pool, PoolError, Roots};
 use rustls::RootCertStore;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use self::answer::{Answer, Failure};
+use self::copies::{Numbers, copy};
 use crate::Observer;
 use crate::pacer::Pacer;
 use crate::request::Request;
@@ -30,6 +33,9 @@ pub const CODE_TIMEOUT: &str = "timeout";
 /// Result for the observer: the connection broke before the end of the answer.
 pub const CODE_BROKEN: &str = "broken";
 
+/// Maximum number of long answers that are decoded at the same time: each is in memory twice meanwhile.
+const DECODED_AT_ONCE: usize = 2;
+
 /// Maximum patience, whatever the settings say.
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -42,6 +48,8 @@ pub(crate) struct Transport {
     pub(crate) observer: Observer,
     pub(crate) pacer: Pacer,
     settings: ClerkSettings,
+    numbers: Numbers,
+    decoding: Semaphore,
 }
 
 impl Transport {
@@ -57,7 +65,13 @@ impl Transport {
         };
         let pool = Pool::new(roots, settings.connect_timeout).map_err(SettingsError::Roots)?;
         let pacer = Pacer::new(settings.key.environment(), settings.budget);
-        Ok(Self { pool, observer: Arc::new(|_| ()), pacer, settings })
+        let (numbers, decoding) = (Numbers::default(), Semaphore::new(DECODED_AT_ONCE));
+        Ok(Self { pool, observer: Arc::new(|_| ()), pacer, settings, numbers, decoding })
+    }
+
+    /// Whether the answers so far have numbers of their own, so that a copy of one is noticed.
+    pub(crate) fn notices_copies(&self) -> bool {
+        !self.numbers.is_empty()
     }
 
     /// Sends a request until Clerk answers, and decodes the answer.
@@ -134,7 +148,11 @@ impl Transport {
         });
         let code = result.as_ref().map_or_else(|(code, _)| *code, |answer| answer.0.status.as_str());
         (self.observer)(code);
-        result.map_err(|(_, failure)| failure)?.judge_apart(decode).await
+        let answer = result.map_err(|(_, failure)| failure)?;
+        if !self.numbers.is_new(&answer.0.headers) {
+            return Err(Failure::unreadable(copy()));
+        }
+        answer.judge_apart(decode, &self.decoding).await
     }
 
     /// Sends a request and reads the whole answer. Returns the observer's code of a failure.
@@ -143,6 +161,8 @@ impl Transport {
             .header(AUTHORIZATION, self.settings.key.header())
             .header("clerk-api-version", API_VERSION)
             .header(ACCEPT, "application/json")
+            .header(ACCEPT_ENCODING, "identity")
+            .header(CACHE_CONTROL, "no-cache")
             .header(USER_AGENT, concat!("rollbook/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(Bytes::new()))
             // Ids of any length make a URL that no server accepts.

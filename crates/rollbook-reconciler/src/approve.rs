@@ -22,6 +22,8 @@ pub struct Approved {
     pub alive: u64,
     /// Rows that refuse their deletion, and go on waiting.
     pub refused: u64,
+    /// Rows that Clerk's answers do not prove to be absent now, or that were written lately. They go on waiting.
+    pub unproven: u64,
     /// Child rows of deleted parents, and parents, of which the cascade is not done yet.
     pub pending: u64,
     /// Child rows by table that went with the deleted rows. Sessions are not counted.
@@ -95,6 +97,7 @@ impl Context {
         approved.deleted += confirmed.deleted;
         approved.alive += confirmed.alive;
         approved.refused += confirmed.refused;
+        approved.unproven += confirmed.unproven;
         self.finish_cascades(resource).await?;
         let after = self.living_children(resource, &ids).await?;
         for ((table, before), (_, after)) in before.into_iter().zip(after) {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::batches::{BATCH_BYTES_MAX, batches};
 use crate::clocked::Clocked;
 use crate::decoder::{Decoder, pause_after};
 use crate::error::ReconcileError;
@@ -289,7 +290,8 @@ impl Context {
     pub(crate) async fn apply(&self, changes: &[Change]) -> Result<Written, ReconcileError> {
         let mut written = Written::default();
         let size = if self.settings.is_background { BATCH_MAX_IN_BACKGROUND } else { BATCH_MAX };
-        let mut pending: Vec<&[Change]> = changes.chunks(size).rev().collect();
+        let mut pending = batches(changes, size, BATCH_BYTES_MAX);
+        pending.reverse();
         let mut ambiguous = None;
         while let Some(batch) = pending.pop() {
             let begun = Instant::now();

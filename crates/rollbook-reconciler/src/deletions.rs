@@ -60,7 +60,8 @@ impl Context {
         let mut after = None;
         while let Some(keys) = self.held_of(resource, HeldState::Collected, &mut after).await? {
             if is_allowed {
-                self.confirm(resource, keys).await?;
+                let Approved { unproven, .. } = self.confirm(resource, keys).await?;
+                self.update(resource.table, |of| of.unproven += unproven);
             } else {
                 self.settle(&keys, HeldState::Waiting).await?;
             }
@@ -99,13 +100,14 @@ impl Context {
     }
 
     /// Reads rows that were proved absent at Clerk again, and deletes those that still are. The first proof may be hours
-    /// old, or of an incident at Clerk. What is not proved now stays as it is, as does a row that was written lately.
+    /// old, or of an incident at Clerk. What is not proved now stays as it is, as does a row that was written lately: both are
+    /// counted as unproven, and the next run examines them.
     pub(crate) async fn confirm(
         &self,
         resource: &'static Resource,
         keys: Vec<HeldKey>,
     ) -> Result<Approved, ReconcileError> {
-        let (mut done, mut open, mut lookups) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut done, mut open, mut lookups, mut unproven) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let limit = self.ports.clock.now().minus(self.settings.absence_margin);
         for key in keys {
             let row = self.patiently("the store", || self.ports.rows.get(resource, &key.id)).await?;
@@ -115,21 +117,20 @@ impl Context {
                     lookups.push(lookup_of(&row));
                     open.push(key);
                 }
-                Some(_) => {}
+                Some(_) => unproven += 1,
             }
         }
         self.settle(&done, HeldState::Done).await?;
         let before = self.states(resource, &open).await?;
         let fetched = if open.is_empty() { None } else { self.fetch(resource, &lookups).await? };
         let after = self.states(resource, &open).await?;
-        let (mut absent, mut alive, mut unproven) = (Vec::new(), Vec::new(), 0);
+        let (mut absent, mut alive) = (Vec::new(), Vec::new());
         for (key, fetched) in open.into_iter().zip(fetched.into_iter().flatten()) {
             match fetched.presence {
                 Presence::Absent if before.get(&key.id) == after.get(&key.id) => {
                     absent.push((key, fetched.clock));
                 }
-                Presence::Absent => {}
-                Presence::Unknown(_) => unproven += 1,
+                Presence::Absent | Presence::Unknown(_) => unproven += 1,
                 Presence::Exists(object) => {
                     self.compare(resource, Readings::of(resource, object, fetched.clock)).await?;
                     alive.push(key);
@@ -137,9 +138,8 @@ impl Context {
             }
         }
         self.settle(&alive, HeldState::Done).await?;
-        self.update(resource.table, |of| of.unproven += unproven);
         let (deleted, refused) = self.delete(resource, absent).await?;
-        Ok(Approved { deleted, alive: alive.len() as u64, refused, ..Approved::default() })
+        Ok(Approved { deleted, alive: alive.len() as u64, refused, unproven, ..Approved::default() })
     }
 
     async fn states(

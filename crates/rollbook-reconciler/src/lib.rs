@@ -20,6 +20,7 @@
 //! * One run at a time, by a lock in the store that ends by itself.
 
 mod approve;
+mod batches;
 mod begin;
 mod brake;
 mod cascades;

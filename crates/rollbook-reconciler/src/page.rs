@@ -44,11 +44,18 @@ impl PageWork {
             let from = before.unwrap_or(slice.from);
             Window { from: Timestamp::from_millis(from), to: Timestamp::from_millis(to) }
         });
-        let tied: Vec<String> = slice.last.take().map(|last| last.ties).unwrap_or_default();
-        let mut latest = if before == last_at { tied.clone() } else { Vec::new() };
-        latest.extend(ids.iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id.clone()));
+        let mut tied: Vec<String> = slice.last.take().map(|last| last.ties).unwrap_or_default();
+        let at_last: Vec<String> =
+            ids.iter().zip(&times).filter(|(_, at)| **at == last_at).map(|(id, _)| id.clone()).collect();
+        // Many users may have one `created_at`, after an import. Their window is empty, and needs no ids.
+        let (latest, present) = if before == last_at {
+            tied.extend(at_last);
+            (tied, Vec::new())
+        } else {
+            (at_last, [ids, tied].concat())
+        };
         slice.last = Some(Last { id: last_id, created_at: last_at, ties: latest });
-        Ok(Self { page, window, present: [ids, tied].concat() })
+        Ok(Self { page, window: window.filter(|of| of.from < of.to), present })
     }
 }
 

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::header::{DATE, RETRY_AFTER};
+use hyper::header::{CONTENT_ENCODING, DATE, RETRY_AFTER};
+use hyper::http::HeaderValue;
 use jiff::fmt::rfc2822::DateTimeParser;
 use rollbook_core::source::SourceError;
 use rollbook_core::time::Timestamp;
 use rollbook_http::pool::PoolAnswer;
+use tokio::sync::Semaphore;
 
 use super::Decode;
+use super::copies::stored_in_cache;
 use crate::decode;
 use crate::request::Request;
 
@@ -66,14 +69,17 @@ impl Failure {
 }
 
 impl Answer {
-    /// As [`Self::judge`]. A long answer is decoded on a thread for long work.
+    /// As [`Self::judge`]. A long answer waits for its turn, and is decoded on a thread for long work.
     pub(super) async fn judge_apart<T: Send + 'static>(
         self,
         decode: Decode<T>,
+        turns: &Semaphore,
     ) -> Result<(Option<T>, Timestamp), Failure> {
         if self.0.body.len() <= DECODED_HERE_MAX {
             return self.judge(decode);
         }
+        // The semaphore is never closed.
+        let _turn = turns.acquire().await;
         let judged = tokio::task::spawn_blocking(move || self.judge(decode)).await;
         judged.unwrap_or_else(|_| Err(Failure::unavailable("the answer was not decoded".to_owned())))
     }
@@ -81,7 +87,8 @@ impl Answer {
     /// Returns the decoded body and Clerk's time. `None` if Clerk says that there is no such object.
     fn judge<T>(&self, decode: Decode<T>) -> Result<(Option<T>, Timestamp), Failure> {
         if self.0.status == StatusCode::OK {
-            return Ok((Some(decode(&self.0.body).map_err(Failure::unreadable)?), self.clock()?));
+            let clock = self.clock()?;
+            return Ok((Some(decode(self.plain_body()?).map_err(Failure::unreadable)?), clock));
         }
         let code = decode::code(&self.0.body).unwrap_or_default();
         if self.0.status == StatusCode::NOT_FOUND && code == NOT_FOUND {
@@ -105,8 +112,22 @@ impl Answer {
         })
     }
 
+    /// Returns Clerk's time. An answer that a cache has stored proves nothing, whatever its time.
     fn clock(&self) -> Result<Timestamp, Failure> {
+        if let Some(how) = stored_in_cache(&self.0.headers) {
+            return Err(Failure::unreadable(how));
+        }
         self.date().ok_or_else(|| Failure::unreadable("the answer has no valid Date header".to_owned()))
+    }
+
+    fn plain_body(&self) -> Result<&[u8], Failure> {
+        let is_plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+        if self.0.headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
+            return Ok(&self.0.body);
+        }
+        Err(Failure::unreadable(
+            "the body is compressed, although the request asks for a plain one".to_owned(),
+        ))
     }
 
     fn date(&self) -> Option<Timestamp> {
@@ -178,12 +199,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_answer_of_a_cache_is_neither_an_object_nor_a_proof_of_absence() {
+        let not_found = r#"{"errors":[{"code":"resource_not_found","message":"m"}]}"#;
+        for (status, body) in [(200, "{}"), (404, not_found)] {
+            let judge = |header: (&'static str, &str)| {
+                answer(status, &[("date", DATE_TEXT), header], body).judge(|_| Ok(())).map_err(|failure| {
+                    assert!(failure.is_temporary, "the copy may expire");
+                    failure.text
+                })
+            };
+            assert!(judge(("age", "0")).is_ok());
+            let text = judge(("age", "7")).expect_err("a copy");
+            assert!(text.starts_with("the answer comes from a cache (header age)"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_body_is_unreadable() {
+        let judge = |encoding: &str| {
+            let headers = [("date", DATE_TEXT), ("content-encoding", encoding)];
+            answer(200, &headers, "[]").judge(|_| Ok(())).map(|_| ()).map_err(|failure| failure.text)
+        };
+        assert_eq!(judge("identity"), Ok(()));
+        for encoding in ["gzip", "br", "identity, gzip"] {
+            let text = "the body is compressed, although the request asks for a plain one";
+            assert_eq!(judge(encoding), Err(text.to_owned()));
+        }
+    }
+
     #[tokio::test]
     async fn long_answers_are_decoded_on_another_thread_than_short_ones() {
         let here = std::thread::current().id();
         for (length, is_here) in [(0, true), (DECODED_HERE_MAX, true), (DECODED_HERE_MAX + 1, false)] {
             let answer = answer(200, &[("date", DATE_TEXT)], &"x".repeat(length));
-            let judged = answer.judge_apart(|_| Ok(std::thread::current().id())).await;
+            let judged = answer.judge_apart(|_| Ok(std::thread::current().id()), &Semaphore::new(1)).await;
             let (decoded_by, _) = judged.map_err(|failure| failure.text).expect("an answer");
             assert_eq!(decoded_by == Some(here), is_here, "{length} bytes");
         }

@@ -25,6 +25,8 @@ pub(crate) enum Answer {
     BytesAndClose(Vec<u8>),
     /// Nothing, for ever.
     Silence,
+    /// One byte of an answer without end after each of these pauses.
+    Trickle(Duration),
 }
 
 /// A complete answer with the header lines `headers`.
@@ -138,6 +140,15 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>, heads: Arc<Mutex<Vec<
             Answer::Bytes(bytes) => drop(stream.write_all(&bytes).await),
             Answer::BytesAndClose(bytes) => return drop(stream.write_all(&bytes).await),
             Answer::Silence => std::future::pending().await,
+            Answer::Trickle(pause) => {
+                let head = format!("HTTP/1.1 200 OK\r\ndate: {DATE}\r\ncontent-length: 1000000\r\n\r\n[");
+                for byte in head.bytes().chain(std::iter::repeat(b' ')) {
+                    if stream.write_all(&[byte]).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+            }
         }
     }
 }

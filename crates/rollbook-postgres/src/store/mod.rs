@@ -283,7 +283,7 @@ impl Rows for PostgresStore {
 
     async fn get_text(&self, resource: &'static Resource, id: &str) -> Result<Option<RowText>, StoreError> {
         let sql = &self.statements.of(resource).get;
-        Ok(self.database.select(sql, Some(id), None, |row| row_text(resource, row)).await?.pop())
+        Ok(self.database.rows(sql, Values::default().with(id), |row| row_text(resource, row)).await?.pop())
     }
 
     async fn rows(

@@ -10,6 +10,7 @@ mod clocks;
 mod contradictions;
 mod cursors;
 mod deletions;
+mod doubts;
 mod faults;
 mod features;
 mod instance;

@@ -1,11 +1,14 @@
 //! Clerk's API in memory, with a script that runs before each answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use rollbook_core::catalog::Resource;
-use rollbook_core::source::{Fetched, Instance, Lookup, Page, PageRequest, Source, SourceError, Window};
+use rollbook_core::source::{
+    Fetched, Instance, Lookup, Page, PageRequest, Presence, Source, SourceError, Window,
+};
 use rollbook_testkit::memory::clerk::MemoryClerk;
 
 /// A request that the script sees.
@@ -23,6 +26,8 @@ pub(super) struct Scripted {
     /// Answers point reads.
     points: Arc<MemoryClerk>,
     script: Script,
+    /// Whether point reads prove nothing.
+    doubts: AtomicBool,
 }
 
 impl Scripted {
@@ -30,13 +35,23 @@ impl Scripted {
         clerk: &Arc<MemoryClerk>,
         script: impl Fn(Request) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { lists: clerk.clone(), points: clerk.clone(), script: Box::new(script) })
+        Arc::new(Self {
+            lists: clerk.clone(),
+            points: clerk.clone(),
+            script: Box::new(script),
+            doubts: AtomicBool::default(),
+        })
     }
 
     /// Lists that do not show what point reads find.
     pub(super) fn with_lists_of(lists: &Arc<MemoryClerk>, points: &Arc<MemoryClerk>) -> Arc<Self> {
         let script: Script = Box::new(|_| async { Ok(()) }.boxed());
-        Arc::new(Self { lists: lists.clone(), points: points.clone(), script })
+        Arc::new(Self { lists: lists.clone(), points: points.clone(), script, doubts: AtomicBool::default() })
+    }
+
+    /// Answers to point reads prove nothing from now on, or something again.
+    pub(super) fn doubt(&self, yes: bool) {
+        self.doubts.store(yes, Ordering::Relaxed);
     }
 }
 
@@ -65,6 +80,12 @@ impl Source for Scripted {
         lookups: &[Lookup],
     ) -> Result<Vec<Fetched>, SourceError> {
         (self.script)(Request::Fetch(resource)).await?;
-        self.points.fetch(resource, lookups).await
+        let mut fetched = self.points.fetch(resource, lookups).await?;
+        if self.doubts.load(Ordering::Relaxed) {
+            for one in &mut fetched {
+                one.presence = Presence::Unknown("two answers contradict each other");
+            }
+        }
+        Ok(fetched)
     }
 }

@@ -230,13 +230,21 @@ async fn approve(config: &Config, run: &str, output: Output) -> anyhow::Result<(
     };
     let result = json!({
         "run": run, "deleted": approved.deleted, "alive": approved.alive, "refused": approved.refused,
-        "pending": approved.pending, "taken_along": approved.taken_along,
+        "unproven": approved.unproven, "pending": approved.pending, "taken_along": approved.taken_along,
     });
     print_as(output, &result, |_| report::approved(&approved))?;
     if approved.refused > 0 {
         bail!(
             "{} could not be deleted: change the trigger or constraint that the log names, then approve again",
             many(approved.refused, "row")
+        );
+    }
+    if approved.unproven > 0 {
+        bail!(
+            "{} rows were not deleted, and go on waiting: Clerk's answers do not prove now that their objects are absent, or \
+             the rows were written in the last minutes. Fix: approve again in ten minutes, or let the next run decide: \
+             rollbook reconcile",
+            approved.unproven
         );
     }
     if approved.pending > 0 {

@@ -120,8 +120,8 @@ fn sentence(run: &RunView) -> String {
 
 /// Formats an approval.
 pub(super) fn approved(approved: &Approved) -> String {
-    let Approved { deleted, alive, refused, pending, taken_along } = approved;
-    let (alive, refused, pending) = (*alive, *refused, *pending);
+    let Approved { deleted, alive, refused, unproven, pending, taken_along } = approved;
+    let (alive, refused, unproven, pending) = (*alive, *refused, *unproven, *pending);
     let mut text = format!("{} deleted", many(*deleted, "row"));
     if !taken_along.is_empty() {
         _ = write!(text, ", and {} with them", rows_of(taken_along, ""));
@@ -131,6 +131,9 @@ pub(super) fn approved(approved: &Approved) -> String {
     }
     if refused > 0 {
         _ = write!(text, "; {} refused", thousands(refused));
+    }
+    if unproven > 0 {
+        _ = write!(text, "; {} not proved to be absent now, and still held", thousands(unproven));
     }
     if pending > 0 {
         _ = write!(text, "; {} child rows or parents not done yet", thousands(pending));
