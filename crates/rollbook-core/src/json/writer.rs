@@ -10,7 +10,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use super::value::Place;
 use crate::sanitize::{NUMBER_KEY, is_too_long, sanitize};
 
-/// Member whose own members are noted too: an event has nearly everything there.
+/// Member of which the places of its members are noted too: an event has nearly everything there.
 pub(super) const DATA: &str = "data";
 
 /// JSON text in canonical form.
