@@ -27,7 +27,7 @@ pub(super) struct Scripted {
     points: Arc<MemoryClerk>,
     script: Script,
     /// Whether point reads prove nothing.
-    doubts: AtomicBool,
+    proves_nothing: AtomicBool,
 }
 
 impl Scripted {
@@ -39,19 +39,24 @@ impl Scripted {
             lists: clerk.clone(),
             points: clerk.clone(),
             script: Box::new(script),
-            doubts: AtomicBool::default(),
+            proves_nothing: AtomicBool::default(),
         })
     }
 
     /// Lists that do not show what point reads find.
     pub(super) fn with_lists_of(lists: &Arc<MemoryClerk>, points: &Arc<MemoryClerk>) -> Arc<Self> {
         let script: Script = Box::new(|_| async { Ok(()) }.boxed());
-        Arc::new(Self { lists: lists.clone(), points: points.clone(), script, doubts: AtomicBool::default() })
+        Arc::new(Self {
+            lists: lists.clone(),
+            points: points.clone(),
+            script,
+            proves_nothing: AtomicBool::default(),
+        })
     }
 
     /// Answers to point reads prove nothing from now on, or something again.
-    pub(super) fn doubt(&self, yes: bool) {
-        self.doubts.store(yes, Ordering::Relaxed);
+    pub(super) fn prove_nothing(&self, yes: bool) {
+        self.proves_nothing.store(yes, Ordering::Relaxed);
     }
 }
 
@@ -81,7 +86,7 @@ impl Source for Scripted {
     ) -> Result<Vec<Fetched>, SourceError> {
         (self.script)(Request::Fetch(resource)).await?;
         let mut fetched = self.points.fetch(resource, lookups).await?;
-        if self.doubts.load(Ordering::Relaxed) {
+        if self.proves_nothing.load(Ordering::Relaxed) {
             for one in &mut fetched {
                 one.presence = Presence::Unknown("two answers contradict each other");
             }

@@ -35,7 +35,7 @@ async fn rows_without_a_second_proof_are_counted_as_unproven_and_the_next_run_de
     let doubting = doubted.clone();
     let source = Scripted::new(&world.clerk, move |request| {
         if matches!(request, Request::Fetch(_)) && fetches.fetch_add(1, Ordering::Relaxed) == 1 {
-            doubting.lock().expect("not poisoned").iter().for_each(|source| source.doubt(true));
+            doubting.lock().expect("not poisoned").iter().for_each(|source| source.prove_nothing(true));
         }
         async { Ok(()) }.boxed()
     });
@@ -85,14 +85,14 @@ async fn an_approval_says_how_many_rows_it_could_not_prove_and_they_go_on_waitin
     let held = world.run().await.expect("a run");
     assert_eq!(held.state, RunState::Held);
     let source = Scripted::new(&world.clerk, |_| async { Ok(()) }.boxed());
-    source.doubt(true);
+    source.prove_nothing(true);
     let stop = CancellationToken::new();
     for _ in 0..2 {
         let approved = world.reconciler_of(source.clone()).approve(&held.run, &stop).await;
         assert_eq!(approved, Ok(Approved { unproven: 25, ..Approved::default() }));
     }
     assert_eq!(world.living(&USERS).await.len(), 60);
-    source.doubt(false);
+    source.prove_nothing(false);
     let approved = world.reconciler_of(source).approve(&held.run, &stop).await;
     assert_eq!(approved, Ok(Approved { deleted: 25, ..Approved::default() }));
     let run = world.store.run(&held.run).await.expect("the store").expect("the run");
