@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::future::try_join;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use rollbook_core::catalog::{Resource, USERS};
 use rollbook_core::source::{Page, PageRequest, Position, SourceError, Window};
 use rollbook_core::time::Timestamp;
@@ -10,6 +11,7 @@ use rollbook_core::time::Timestamp;
 use crate::context::Context;
 use crate::error::ReconcileError;
 use crate::page::PageWork;
+use crate::parts;
 use crate::progress::{Last, Slice};
 use crate::readings::created_at;
 use crate::room::PageRoom;
@@ -21,9 +23,6 @@ const EMPTY_MAX: u32 = 3;
 const STEPS_MAX: u32 = 8;
 /// Least number of objects of a page: Clerk cuts a page to ten where it refuses the limit.
 const PAGE_MIN: usize = 10;
-/// Number of rounds in which the parts are halved. Where everybody signed up within a minute of several years,
-/// most rounds halve one part only.
-const ROUNDS_MAX: usize = 40;
 
 impl Context {
     /// Reads every user.
@@ -45,26 +44,16 @@ impl Context {
 
     /// Cuts the list into parts of about equal size.
     async fn cut(&self, room: &PageRoom) -> Result<Vec<Slice>, ReconcileError> {
-        let total = self.count(Window::ALL).await?;
+        let (total, first) = try_join(self.count(Window::ALL), self.first_created(room)).await?;
         self.update(USERS.table, |of| of.total = total);
-        let Some((from, clock)) = self.first_created(room).await? else {
+        let Some((from, to)) = first else {
             return Ok(vec![Slice::new(Window::ALL)]);
         };
-        let parts = self.settings.parallel.max(1) as u64;
-        let enough = (total / parts).max(4 * self.settings.page_size as u64);
-        let mut windows = vec![(Window { from, to: clock }, total)];
-        for _ in 0..ROUNDS_MAX {
-            if windows.iter().all(|(_, size)| *size <= enough) {
-                break;
-            }
-            let halved = windows.into_iter().map(|(window, size)| self.halve(window, size, enough));
-            windows = stream::iter(halved)
-                .buffered(self.settings.parallel.max(1))
-                .try_collect::<Vec<_>>()
-                .await?
-                .concat();
-        }
-        let mut slices: Vec<Slice> = windows.into_iter().map(|(window, _)| Slice::new(window)).collect();
+        let at_once = self.settings.parallel.max(1);
+        let enough = (total / at_once as u64).max(4 * self.settings.page_size as u64);
+        let windows =
+            parts::cut((Window { from, to }, total), enough, at_once, |of| self.count(of).boxed()).await?;
+        let mut slices: Vec<Slice> = windows.into_iter().map(Slice::new).collect();
         // The first and the last part are open, for users whom the count did not see.
         if let Some(first) = slices.first_mut() {
             first.from = Window::ALL.from.as_millis();
@@ -73,21 +62,6 @@ impl Context {
             last.to = Window::ALL.to.as_millis();
         }
         Ok(slices)
-    }
-
-    async fn halve(
-        &self,
-        window: Window,
-        size: u64,
-        enough: u64,
-    ) -> Result<Vec<(Window, u64)>, ReconcileError> {
-        let middle = window.from.plus(window.to.since(window.from) / 2);
-        if size <= enough || middle == window.from {
-            return Ok(vec![(window, size)]);
-        }
-        let first = Window { from: window.from, to: middle };
-        let before = self.count(first).await?;
-        Ok(vec![(first, before), (Window { from: middle, to: window.to }, size.saturating_sub(before))])
     }
 
     async fn count(&self, window: Window) -> Result<u64, ReconcileError> {

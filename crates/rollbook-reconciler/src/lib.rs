@@ -36,6 +36,7 @@ mod instance;
 mod metrics;
 mod offset_walk;
 mod page;
+mod parts;
 mod progress;
 mod proof;
 mod read_ahead;

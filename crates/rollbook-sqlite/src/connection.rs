@@ -161,6 +161,14 @@ mod tests {
         }
     }
 
+    /// Set in `.cargo/config.toml`.
+    #[test]
+    fn sqlite_takes_no_lock_to_count_its_memory() {
+        let connection = Connection::open_in_memory().expect("a database");
+        let used = "SELECT sqlite_compileoption_used('DEFAULT_MEMSTATUS=0')";
+        assert_eq!(connection.query_row(used, [], |row| row.get(0)), Ok(true));
+    }
+
     #[test]
     fn a_file_is_opened_durable() {
         let folder = tempfile::tempdir().expect("a folder");
