@@ -59,7 +59,7 @@ pub use self::resync::{ResyncOutcome, Resynced};
 pub use self::schedule::Schedule;
 pub use self::settings::{
     ABSENCE_MARGIN, ANSWER_TIME, CLOCK_BACK_MAX, CLOCK_SKEW_MAX, CLOCK_TOLERANCE, DELETIONS_MIN,
-    DELETIONS_SHARE, INSTANCE_CHECKED_FOR, LOCK_FOR, MARGIN, PAGES_AT_ONCE_MAX, PAGES_AT_ONCE_MIN,
-    REREAD_PAUSE, Settings,
+    DELETIONS_SHARE, INSTANCE_CHECKED_FOR, LOCK_FOR, MARGIN, PAGES_AT_ONCE_IN_BACKGROUND, PAGES_AT_ONCE_MAX,
+    PAGES_AT_ONCE_MIN, REREAD_PAUSE, Settings,
 };
 pub use self::status::{LastWalk, ResourceView, RunView, Status, Waiting};

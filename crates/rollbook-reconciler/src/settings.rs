@@ -33,6 +33,10 @@ pub const PAGES_AT_ONCE_MIN: usize = 4;
 /// Largest number of pages that are read at the same time. Their size is limited too (see `room.rs`).
 pub const PAGES_AT_ONCE_MAX: usize = 40;
 
+/// The same for a run in the background, which takes about as many pages in a second. More would arrive all at once when a walk
+/// begins, and acknowledgements would wait for a core.
+pub const PAGES_AT_ONCE_IN_BACKGROUND: usize = 6;
+
 /// Shortest and longest pause of a run in the background after a step: a few objects that are decoded, or a transaction.
 pub(crate) const REST_MIN: Duration = Duration::from_millis(1);
 pub(crate) const REST_MAX: Duration = Duration::from_secs(1);

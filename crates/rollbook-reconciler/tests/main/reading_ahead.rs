@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use rollbook_core::catalog::{ORGANIZATIONS, Resource};
 use rollbook_core::source::{Fetched, Instance, Lookup, Page, PageRequest, Source, SourceError, Window};
 use rollbook_core::store::RunState;
-use rollbook_reconciler::{RunReport, RunRequest, Settings};
+use rollbook_reconciler::{PAGES_AT_ONCE_IN_BACKGROUND, RunReport, RunRequest, Settings};
 use rollbook_testkit::memory::clerk::{ClerkFault, MemoryClerk};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -97,6 +97,17 @@ async fn the_latency_of_each_answer_does_not_add_up_and_no_page_is_asked_for_twi
     assert!(begun.elapsed() <= LATENCY * 5, "{:?}", begun.elapsed());
     assert_eq!(source.at_once_max.load(Ordering::Relaxed), PARALLEL, "pages at once");
     assert_eq!(world.clerk.calls().0, 20 + 1, "with the empty page behind the last");
+    assert_eq!(missed(&world).await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_in_the_background_reads_few_pages_at_once() {
+    let world = world();
+    let (source, request) = (Slow::new(world.clerk.clone()), RunRequest::default());
+    let reconciler = world.reconciler_of(source.clone()).in_background();
+    let (stop, watch) = (CancellationToken::new(), watch::Sender::default());
+    reconciler.run(&request, &stop, watch).await.expect("a run");
+    assert_eq!(source.at_once_max.load(Ordering::Relaxed), PAGES_AT_ONCE_IN_BACKGROUND);
     assert_eq!(missed(&world).await, Vec::<String>::new());
 }
 
