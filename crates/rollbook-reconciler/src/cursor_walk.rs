@@ -29,8 +29,11 @@ impl Context {
     pub(crate) async fn walk_users(&self) -> Result<(), ReconcileError> {
         let resource: &'static Resource = &USERS;
         let known = self.update(resource.table, |of| of.slices.clone()).unwrap_or_default();
-        let room =
-            &PageRoom::new(self.settings.parallel, (1, self.settings.page_size), self.settings.is_background);
+        let room = &PageRoom::new(
+            self.settings.pages_under_way(),
+            (1, self.settings.page_size),
+            self.settings.is_background,
+        );
         let slices = if known.is_empty() { self.cut(room).await? } else { known };
         self.update(resource.table, |of| of.slices.clone_from(&slices));
         // All parts go on at the same pace, so that they end together. The room limits the pages in memory.
@@ -49,10 +52,11 @@ impl Context {
         let Some((from, to)) = first else {
             return Ok(vec![Slice::new(Window::ALL)]);
         };
-        let at_once = self.settings.parallel.max(1);
-        let enough = (total / at_once as u64).max(4 * self.settings.page_size as u64);
-        let windows =
-            parts::cut((Window { from, to }, total), enough, at_once, |of| self.count(of).boxed()).await?;
+        // As many parts in the background as elsewhere: `rollbook reconcile` may go on with them.
+        let number = self.settings.parallel.max(1) as u64;
+        let enough = total.div_ceil(number).max(4 * self.settings.page_size as u64);
+        let (whole, at_once) = ((Window { from, to }, total), self.settings.pages_under_way());
+        let windows = parts::cut(whole, enough, at_once, |of| self.count(of).boxed()).await?;
         let mut slices: Vec<Slice> = windows.into_iter().map(Slice::new).collect();
         // The first and the last part are open, for users whom the count did not see.
         if let Some(first) = slices.first_mut() {

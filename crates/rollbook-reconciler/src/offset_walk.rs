@@ -61,7 +61,7 @@ impl Context {
         let known = self.update(table, |of| of.slices.first().cloned()).flatten();
         let mut slice = known.unwrap_or_else(|| Slice::new(Window::ALL));
         let limits = (LIMIT_MIN, self.settings.page_size);
-        let room = PageRoom::new(self.settings.parallel, limits, self.settings.is_background);
+        let room = PageRoom::new(self.settings.pages_under_way(), limits, self.settings.is_background);
         let mut ahead = ReadAhead::new(self, resource, &room);
         let mut patience = Patience::default();
         while !slice.is_done {

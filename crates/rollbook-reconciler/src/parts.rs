@@ -6,9 +6,9 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use rollbook_core::source::Window;
 
-/// Number of rounds in which large parts are cut again. Each makes them shorter by half at least: 40 rounds cut the time since
-/// 1970 into milliseconds.
-const ROUNDS_MAX: usize = 40;
+/// Number of rounds in which large parts are divided again. Each round at least halves their length: 41 rounds divide the time
+/// since 1970 into milliseconds.
+const ROUNDS_MAX: usize = 41;
 
 /// A window, and the number of objects in it.
 type Part = (Window, u64);
@@ -21,22 +21,20 @@ pub(crate) async fn cut<'a, E>(
     at_once: usize,
     count: impl Fn(Window) -> BoxFuture<'a, Result<u64, E>>,
 ) -> Result<Vec<Window>, E> {
-    let mut parts = vec![whole];
+    let (enough, mut parts) = (enough.max(1), vec![whole]);
     for _ in 0..ROUNDS_MAX {
         let (large, mut rest): (Vec<Part>, Vec<Part>) =
-            parts.into_iter().partition(|part| is_large(part, enough));
+            parts.iter().copied().partition(|part| is_large(part, enough));
         let windows = large.iter().flat_map(|(window, size)| divide(*window, size.div_ceil(enough)));
         let counts: Vec<_> = windows.map(|window| count(window).map_ok(move |size| (window, size))).collect();
         rest.extend(stream::iter(counts).buffered(at_once).try_collect::<Vec<Part>>().await?);
-        parts = rest;
-        let sum = parts.iter().fold(0_u64, |sum, (_, size)| sum.saturating_add(*size));
-        if sum / 2 > whole.1 {
-            // The counts contradict one another, so they are no use. The walk finds out what is true.
-            return Ok(vec![whole.0]);
-        }
-        if large.is_empty() {
+        let sum: u128 = rest.iter().map(|(_, size)| u128::from(*size)).sum();
+        // Counts that add up to twice the whole contradict one another, and would let the parts grow without end. They are no
+        // use: the walk finds out what is true.
+        if large.is_empty() || sum > 2 * u128::from(whole.1) + 1 {
             break;
         }
+        parts = rest;
     }
     Ok(join(parts, enough))
 }
@@ -54,7 +52,8 @@ fn divide(window: Window, number: u64) -> Vec<Window> {
         let share = span * of / number;
         window.from.plus(Duration::from_millis(u64::try_from(share).unwrap_or(u64::MAX)))
     };
-    (0..number).map(|of| Window { from: at(of), to: at(of + 1) }).collect()
+    let end = |of: u128| if of == number { window.to } else { at(of) };
+    (0..number).map(|of| Window { from: at(of), to: end(of + 1) }).collect()
 }
 
 /// Joins neighbors that are not too large together.
@@ -77,10 +76,12 @@ mod tests {
     use std::cell::Cell;
     use std::convert::Infallible;
     use std::future::ready;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::FutureExt as _;
     use proptest::prelude::*;
     use rollbook_core::time::Timestamp;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -125,14 +126,51 @@ mod tests {
 
     #[test]
     fn counts_that_contradict_one_another_cut_nothing() {
-        let counts = Cell::new(0);
-        let count = |_| {
-            counts.set(counts.get() + 1);
-            ready(Ok::<u64, Infallible>(40_000)).boxed()
+        for total in [40_000, u64::MAX - 1, u64::MAX] {
+            let counts = Cell::new(0);
+            let count = |_| {
+                counts.set(counts.get() + 1);
+                ready(Ok::<u64, Infallible>(total)).boxed()
+            };
+            let whole = window(0, 40_000_000);
+            let cut = cut((whole, total), total.div_ceil(40), 8, count);
+            let windows = cut.now_or_never().expect("each count is ready").expect("each count succeeds");
+            assert_eq!((windows, counts.get()), (vec![whole], 40), "{total}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_round_has_cut_stays_cut_when_later_counts_contradict_it() {
+        let whole = window(0, 4_000);
+        let count = |of: Window| {
+            let is_short = of.to.since(of.from) < Duration::from_secs(1);
+            ready(Ok::<u64, Infallible>(if is_short { 4_000 } else { 2_000 })).boxed()
         };
-        let cut = cut((window(0, 40_000_000), 40_000), 1_000, 8, count);
-        let windows = cut.now_or_never().expect("each count is ready").expect("each count succeeds");
-        assert_eq!((windows, counts.get()), (vec![window(0, 40_000_000)], 40));
+        let windows = cut((whole, 4_000), 1_000, 8, count).now_or_never().expect("ready").expect("counts");
+        assert_eq!(windows.len(), 4, "{windows:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_counts_of_a_round_take_one_latency_and_no_more_are_under_way_than_allowed() {
+        const LATENCY: Duration = Duration::from_millis(300);
+        for (at_once, latencies) in [(40, 1), (8, 5)] {
+            let (under_way, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let count = |of: Window| {
+                let (under_way, most) = (&under_way, &most);
+                let answer = async move {
+                    most.fetch_max(under_way.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                    tokio::time::sleep(LATENCY).await;
+                    under_way.fetch_sub(1, Ordering::Relaxed);
+                    Ok::<u64, Infallible>(u64::try_from(of.to.since(of.from).as_millis()).expect("a number"))
+                };
+                answer.boxed()
+            };
+            let begun = Instant::now();
+            let windows = cut((window(0, 40_000), 40_000), 1_000, at_once, count).await.expect("counts");
+            assert_eq!((windows.len(), most.load(Ordering::Relaxed)), (40, at_once));
+            let allowed = LATENCY * latencies..LATENCY * latencies + Duration::from_millis(20);
+            assert!(allowed.contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        }
     }
 
     #[test]
@@ -143,20 +181,26 @@ mod tests {
         assert_eq!(cut_all(&created, window(5, 5), 100).0, [window(5, 5)], "a window without length");
     }
 
+    #[test]
+    fn a_window_of_all_times_is_divided_to_its_end() {
+        let all = divide(window(i64::MIN, i64::MAX), 3);
+        assert_eq!((all.len(), all[0].from.as_millis(), all[2].to.as_millis()), (3, i64::MIN, i64::MAX));
+    }
+
     proptest! {
         #[test]
         fn the_parts_follow_one_another_from_the_first_object_to_the_end_and_none_is_much_too_large(
-            created in proptest::collection::vec(0..100_000_i64, 0..400),
-            enough in 1..50_u64,
+            created in proptest::collection::vec(-100_000..100_000_i64, 0..400),
+            enough in 0..50_u64,
         ) {
-            let whole = window(0, 100_000);
+            let whole = window(-100_000, 100_000);
             let (windows, _) = cut_all(&created, whole, enough);
             let mut at = whole.from;
             for of in &windows {
                 prop_assert_eq!(of.from, at);
                 at = of.to;
                 let is_one_millisecond = of.to.since(of.from) <= Duration::from_millis(1);
-                prop_assert!(is_one_millisecond || size(&created, *of) <= enough + enough / 4);
+                prop_assert!(is_one_millisecond || size(&created, *of) <= enough.max(1) + enough / 4);
             }
             prop_assert_eq!(at, whole.to);
             let sizes = windows.iter().map(|of| size(&created, *of)).collect::<Vec<_>>();

@@ -16,7 +16,7 @@ use crate::brake::RefreshBrake;
 use crate::context::{Context, Ports};
 use crate::error::ReconcileError;
 use crate::progress::Progress;
-use crate::settings::{PAGES_AT_ONCE_IN_BACKGROUND, RUN_LOCK, Settings};
+use crate::settings::{RUN_LOCK, Settings};
 
 /// Shortest time between two renewals of the lock.
 const RENEW_MIN: Duration = Duration::from_secs(1);
@@ -98,7 +98,6 @@ impl Reconciler {
     #[must_use]
     pub fn in_background(mut self) -> Self {
         self.settings.is_background = true;
-        self.settings.parallel = self.settings.parallel.min(PAGES_AT_ONCE_IN_BACKGROUND);
         self
     }
 

@@ -33,8 +33,8 @@ pub const PAGES_AT_ONCE_MIN: usize = 4;
 /// Largest number of pages that are read at the same time. Their size is limited too (see `room.rs`).
 pub const PAGES_AT_ONCE_MAX: usize = 40;
 
-/// The same for a run in the background, which takes about as many pages in a second. More would arrive all at once when a walk
-/// begins, and acknowledgements would wait for a core.
+/// Maximum number of pages of a run in the background that are requested or wait. Such a run writes about ten in a second, and
+/// more would only take memory.
 pub const PAGES_AT_ONCE_IN_BACKGROUND: usize = 6;
 
 /// Shortest and longest pause of a run in the background after a step: a few objects that are decoded, or a transaction.
@@ -59,7 +59,8 @@ pub const CLOCK_BACK_MAX: Duration = Duration::from_secs(15);
 pub struct Settings {
     /// Instance that the key must belong to: `CLERK_INSTANCE_ID`.
     pub instance_id: Option<String>,
-    /// Maximum number of pages of a list that are read at the same time (see [`Self::pages_at_once`]).
+    /// Maximum number of pages of a list that are read at the same time (see [`Self::pages_at_once`]). In the background it is
+    /// also at most [`PAGES_AT_ONCE_IN_BACKGROUND`].
     pub parallel: usize,
     /// Objects per page, at most [`rollbook_core::source::PAGE_MAX`].
     pub page_size: usize,
@@ -82,6 +83,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Returns the maximum number of pages of a list that are requested or wait.
+    pub(crate) fn pages_under_way(&self) -> usize {
+        let most = if self.is_background { PAGES_AT_ONCE_IN_BACKGROUND } else { usize::MAX };
+        self.parallel.clamp(1, most)
+    }
+
     /// Returns the number of pages to read at the same time, so that answers that take [`ANSWER_TIME`] do not slow
     /// down a client with this rate.
     pub fn pages_at_once(requests_per_second: f64) -> usize {

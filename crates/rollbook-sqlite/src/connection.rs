@@ -161,12 +161,13 @@ mod tests {
         }
     }
 
-    /// Set in `.cargo/config.toml`.
     #[test]
     fn sqlite_takes_no_lock_to_count_its_memory() {
         let connection = Connection::open_in_memory().expect("a database");
         let used = "SELECT sqlite_compileoption_used('DEFAULT_MEMSTATUS=0')";
-        assert_eq!(connection.query_row(used, [], |row| row.get(0)), Ok(true));
+        let is_used = connection.query_row(used, [], |row| row.get(0));
+        let fix = "SQLite was built without .cargo/config.toml: run cargo inside the repository, and unset LIBSQLITE3_FLAGS";
+        assert_eq!(is_used, Ok(true), "{fix}");
     }
 
     #[test]

@@ -65,9 +65,13 @@ impl Source for Slow {
 
 /// 981 organizations: with pages of 50 objects, which overlap by one, twenty pages.
 fn world() -> World {
+    world_of(0, 981)
+}
+
+fn world_of(users: usize, organizations: usize) -> World {
     let mut world = World::new();
     world.settings = Settings { page_size: 50, parallel: PARALLEL, ..Settings::default() };
-    world.populate(0, 981, 0);
+    world.populate(users, organizations, 0);
     world
 }
 
@@ -102,13 +106,17 @@ async fn the_latency_of_each_answer_does_not_add_up_and_no_page_is_asked_for_twi
 
 #[tokio::test(start_paused = true)]
 async fn a_run_in_the_background_reads_few_pages_at_once() {
-    let world = world();
-    let (source, request) = (Slow::new(world.clerk.clone()), RunRequest::default());
-    let reconciler = world.reconciler_of(source.clone()).in_background();
-    let (stop, watch) = (CancellationToken::new(), watch::Sender::default());
-    reconciler.run(&request, &stop, watch).await.expect("a run");
-    assert_eq!(source.at_once_max.load(Ordering::Relaxed), PAGES_AT_ONCE_IN_BACKGROUND);
-    assert_eq!(missed(&world).await, Vec::<String>::new());
+    for (users, organizations) in [(2_000, 0), (0, 981)] {
+        let mut world = world_of(users, organizations);
+        world.settings.parallel = 2 * PAGES_AT_ONCE_IN_BACKGROUND;
+        let (source, request) = (Slow::new(world.clerk.clone()), RunRequest::default());
+        let reconciler = world.reconciler_of(source.clone()).in_background();
+        let (stop, watch) = (CancellationToken::new(), watch::Sender::default());
+        reconciler.run(&request, &stop, watch).await.expect("a run");
+        let most = source.at_once_max.load(Ordering::Relaxed);
+        assert_eq!(most, PAGES_AT_ONCE_IN_BACKGROUND, "{users} users");
+        world.assert_equal().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
