@@ -29,8 +29,8 @@ pub(crate) async fn cut<'a, E>(
         let counts: Vec<_> = windows.map(|window| count(window).map_ok(move |size| (window, size))).collect();
         rest.extend(stream::iter(counts).buffered(at_once).try_collect::<Vec<Part>>().await?);
         let sum: u128 = rest.iter().map(|(_, size)| u128::from(*size)).sum();
-        // Counts that add up to twice the whole contradict one another, and would let the parts grow without end. They are no
-        // use: the walk finds out what is true.
+        // Counts that add up to twice the whole contradict one another, and would let the parts grow without end. They are
+        // useless: the walk finds out what is true.
         if large.is_empty() || sum > 2 * u128::from(whole.1) + 1 {
             break;
         }
