@@ -51,7 +51,7 @@ pub(crate) struct Reloader {
     read_all: ReadAll,
     live: LiveSecrets,
     queue: Arc<dyn Producer>,
-    metrics: Metrics,
+    metrics: ReloadMetrics,
     /// Text of each problem that lasts, by the key of its setting.
     failing: BTreeMap<String, String>,
     /// Keys of settings that were reported to need a restart.
@@ -63,13 +63,17 @@ pub(crate) struct Reloader {
 }
 
 /// Metrics of reloads.
-struct Metrics {
+pub(crate) struct ReloadMetrics {
     reloads: IntCounterVec,
     failing: IntGauge,
 }
 
-impl Metrics {
-    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+impl ReloadMetrics {
+    /// Registers the metrics, at zero.
+    ///
+    /// # Errors
+    /// A metric is registered already.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let help = "Reloads of secrets, by outcome: replaced by others, or failed because a file or the configuration can't be used.";
         let reloads = IntCounterVec::new(Opts::new("rollbook_secret_reloads_total", help), &["outcome"])?;
         for outcome in OUTCOMES {
@@ -90,28 +94,25 @@ impl Metrics {
 
 impl Reloader {
     /// Creates the reloader of a process that uses these secrets of this configuration.
-    ///
-    /// # Errors
-    /// A metric is registered already.
     pub(crate) fn new(
         config: Arc<Config>,
         read_all: ReadAll,
         live: LiveSecrets,
         queue: Arc<dyn Producer>,
-        registry: &Registry,
-    ) -> Result<Self, prometheus::Error> {
-        Ok(Self {
+        metrics: ReloadMetrics,
+    ) -> Self {
+        Self {
             started: Arc::clone(&config),
             config,
             read_all,
             live,
             queue,
-            metrics: Metrics::new(registry)?,
+            metrics,
             failing: BTreeMap::new(),
             restart_reported: BTreeSet::new(),
             is_reload_due: false,
             is_queue_due: false,
-        })
+        }
     }
 
     /// Runs until `stop`.
@@ -317,8 +318,8 @@ mod tests {
         });
         let (live, queue) =
             (LiveSecrets::of(&started), Arc::new(MemoryQueue::new(10, Arc::new(SystemClock))));
-        let mut reloader =
-            Reloader::new(started, read_all, live, queue, &Registry::new()).expect("new metrics");
+        let metrics = ReloadMetrics::new(&Registry::new()).expect("new metrics");
+        let mut reloader = Reloader::new(started, read_all, live, queue, metrics);
         reloader.is_reload_due = true;
         reloader
     }

@@ -15,7 +15,7 @@ use crate::file_modes;
 use crate::flags::SettingFlags;
 use crate::forwards;
 use crate::processes::{self, Process};
-use crate::reload::{ReadAll, Reloader};
+use crate::reload::{ReadAll, ReloadMetrics, Reloader};
 use crate::service::Service;
 use crate::signals::{Hangups, Signals};
 use crate::stage::Stage;
@@ -62,14 +62,16 @@ async fn serve(config: Arc<Config>, read_all: ReadAll, faces: Faces, migrate: bo
     for Weakness { what, fix } in file_modes::weaknesses(&config, used) {
         tracing::warn!(fix, "{what}");
     }
+    // The service takes the registry: every metric is there before the first scrape.
     let registry = Registry::new();
+    let reload_metrics = ReloadMetrics::new(&registry)?;
     let (queue, store) = (&opened.queue, opened.store);
-    let mut service = Service::start(&config, faces, ports, queue, store, clock.clone(), registry.clone())?;
+    let mut service = Service::start(&config, faces, ports, queue, store, clock.clone(), registry)?;
     log_addresses(&config, faces, &service);
     let process = Process::this(faces, service.ops_listening, &*clock);
     let _marker = processes::announce(&config, faces, &process);
     let (secrets, producer) = (service.secrets(), queue.producer.clone());
-    let reloader = Reloader::new(Arc::clone(&config), read_all, secrets, producer, &registry)?;
+    let reloader = Reloader::new(Arc::clone(&config), read_all, secrets, producer, reload_metrics);
     service.run_in_background("reload", |stop| reloader.run(hangups, stop));
     service.run_in_background("durability watch", |stop| opened.watch.run(stop));
     if opened.migrate_later {
