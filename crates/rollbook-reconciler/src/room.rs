@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Maximum size of the pages that are requested or wait for their turn, in KiB. These are texts; at most
 /// [`DECODED_MAX`] pages are decoded at the same time.
-const ROOM_KIB: u32 = 28 * 1024;
+const ROOM_KIB: u32 = 26 * 1024;
 /// Assumed size of a page before the first one, in KiB: 500 users with little metadata.
 const PAGE_KIB: u32 = 1024;
 /// Maximum number of pages that are decoded, compared and written at the same time.
@@ -174,21 +174,21 @@ mod tests {
 
     #[test]
     fn there_is_room_for_the_number_of_pages_while_they_are_small() {
-        for number in [1, 3, 28] {
+        for number in [1, 3, 26] {
             assert_eq!(pages(&PageRoom::new(number, LIMITS, false)), number);
         }
-        assert_eq!(pages(&PageRoom::new(1000, LIMITS, false)), 28, "28 MiB of pages of a MiB");
+        assert_eq!(pages(&PageRoom::new(1000, LIMITS, false)), 26, "26 MiB of pages of a MiB");
     }
 
     #[test]
     fn large_pages_are_read_in_smaller_numbers_and_one_always_has_room() {
         let room = PageRoom::new(40, LIMITS, false);
         room.note(&page((4 << 20) - 100), 500);
-        assert_eq!(pages(&room), 7);
+        assert_eq!(pages(&room), 6);
         room.note(&page(100), 500);
-        assert_eq!(pages(&room), 7, "the large page counts still");
+        assert_eq!(pages(&room), 6, "the large page counts still");
         (0..100).for_each(|_| room.note(&page(100), 500));
-        assert_eq!(pages(&room), 28, "and is forgotten in time");
+        assert_eq!(pages(&room), 26, "and is forgotten in time");
         room.note(&page(40 << 20), 500);
         assert_eq!(pages(&room), 1);
     }
@@ -197,9 +197,9 @@ mod tests {
     fn the_first_object_says_how_many_a_page_may_have() {
         let room = PageRoom::new(40, LIMITS, false);
         room.note_first(&page(2_000));
-        assert_eq!((room.limit(), pages(&room)), (500, 28));
+        assert_eq!((room.limit(), pages(&room)), (500, 26));
         room.note_first(&page(1 << 20));
-        assert_eq!((room.limit(), pages(&room)), (3, 9));
+        assert_eq!((room.limit(), pages(&room)), (3, 8));
         room.note_first(&page(8 << 20));
         assert_eq!((room.limit(), pages(&room)), (1, 3));
     }
@@ -227,8 +227,8 @@ mod tests {
     #[test]
     fn the_answers_under_way_are_limited_to_four_times_the_room() {
         let room = PageRoom::new(40, LIMITS, false);
-        assert_eq!(pages(&room) * bytes_max(&room), (4 * 28) << 20);
+        assert_eq!(pages(&room) * bytes_max(&room), (4 * 26) << 20);
         room.note(&page((4 << 20) - 100), 500);
-        assert_eq!(pages(&room) * bytes_max(&room), (4 * 28) << 20);
+        assert_eq!(pages(&room) * bytes_max(&room), (4 * 26) << 20);
     }
 }

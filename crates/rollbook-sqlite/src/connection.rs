@@ -17,9 +17,9 @@ use crate::fault::Fault;
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 /// Maximum attempts to get the lock, about 5 s in all.
 const BUSY_TRIES_MAX: i32 = 2_500;
-/// Size of the write-ahead log in bytes from which a commit copies it into the file. More than SQLite's 1,000
-/// pages, so that fewer acknowledgements wait for a copy.
-const CHECKPOINT_BYTES: u32 = 16_384_000;
+/// Size of the write-ahead log in bytes from which it is copied into the file and begins anew. More than SQLite's 1,000 pages:
+/// a page that changes often is then copied once.
+pub(crate) const CHECKPOINT_BYTES: u32 = 16_384_000;
 /// Size to which the log file is truncated after a copy, in bytes.
 const LOG_BYTES_MAX: u32 = 64 << 20;
 /// Size of the cache of prepared statements: more than there are.
@@ -45,7 +45,15 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, Fault> {
 pub(crate) fn open_reader(path: &Path) -> Result<Connection, Fault> {
     let connection = open(path)?;
     connection.pragma_update(None, "query_only", true).map_err(|error| opening(path, error))?;
+    keep_log_at_close(&connection)?;
     Ok(connection)
+}
+
+/// Lets a connection leave the log as it is, also if it is the last one that closes the file. Otherwise SQLite copies the log
+/// into the file then, and removes it.
+pub(crate) fn keep_log_at_close(connection: &Connection) -> Result<(), Fault> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(())
 }
 
 /// Opens the file, or creates it with pages of this size.
@@ -94,7 +102,7 @@ fn opening(path: &Path, error: rusqlite::Error) -> Fault {
 }
 
 /// Waits for another process to release the lock. Returns whether to try again.
-fn wait_for_lock(tries: i32) -> bool {
+pub(crate) fn wait_for_lock(tries: i32) -> bool {
     std::thread::sleep(BUSY_PAUSE);
     tries < BUSY_TRIES_MAX
 }

@@ -11,11 +11,14 @@
 //!
 //! The thread ends when the last handle is dropped, and the drop waits for it: then the file is closed.
 
+use std::path::Path;
 use std::thread;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::checkpoints::Checkpoints;
+use crate::connection;
 use crate::fault::Fault;
 use crate::migrations::Guard;
 use crate::place::Place;
@@ -31,14 +34,32 @@ pub(crate) struct Database {
 }
 
 impl Database {
+    /// Starts a thread that owns the connection which writes the file at `path`; another thread makes its checkpoints.
+    pub(crate) fn writing(
+        path: &Path,
+        mut connection: Connection,
+        guard: Option<Guard>,
+    ) -> Result<Self, Fault> {
+        let checkpoints = Checkpoints::of(&mut connection, path)?;
+        Self::start(connection, guard, Some(checkpoints))
+    }
+
     /// Starts a thread that owns the connection to a file, and works on it only while the guard permits it.
     pub(crate) fn new(connection: Connection, guard: Option<Guard>) -> Result<Self, Fault> {
+        Self::start(connection, guard, None)
+    }
+
+    fn start(
+        connection: Connection,
+        guard: Option<Guard>,
+        checkpoints: Option<Checkpoints>,
+    ) -> Result<Self, Fault> {
         let (jobs, waiting) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("rollbook-sqlite".into())
             .spawn(move || {
                 let place = Place::of(&connection);
-                Owner { connection: Ok(connection), place, guard, waiting }.run();
+                Owner { checkpoints, connection: Ok(connection), place, guard, waiting }.run();
             })
             .map_err(|error| Fault::Unavailable(format!("no thread to write the file: {error}")))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
@@ -125,6 +146,9 @@ where
 
 /// State of the thread: the connection, or why it is closed.
 struct Owner {
+    /// Checkpoints of a connection that writes. Dropped first: the writing connection is the last that closes the file, and
+    /// then copies the whole log into it.
+    checkpoints: Option<Checkpoints>,
     connection: Result<Connection, Fault>,
     /// `None` if the connection has no file.
     place: Option<Place>,
@@ -166,10 +190,17 @@ impl Owner {
         let place = self.place.as_ref();
         let is_there = || place.map_or(Ok(()), Place::check);
         is_there()?;
-        let outcome = transaction(connection, self.guard.as_mut(), group).and_then(|()| is_there());
+        let outcome = self
+            .checkpoints
+            .as_ref()
+            .map_or(Ok(()), Checkpoints::check)
+            .and_then(|()| transaction(connection, self.guard.as_mut(), group))
+            .and_then(|()| is_there());
         if let Err(fault @ Fault::Broken(_)) = &outcome {
             // After a failed fsync the kernel may report success for data it has dropped. Only opening
-            // the file anew, in a new process, reads what is really there.
+            // the file anew, in a new process, reads what is really there. The log is what is surely there.
+            drop(connection::keep_log_at_close(connection));
+            self.checkpoints = None;
             self.connection = Err(fault.clone());
         }
         outcome
@@ -200,7 +231,7 @@ mod tests {
     use rusqlite::ffi;
 
     fn open(folder: &tempfile::TempDir) -> Database {
-        let connection = crate::connection::open(&folder.path().join("a.db")).expect("a file");
+        let connection = connection::open(&folder.path().join("a.db")).expect("a file");
         Database::new(connection, None).expect("a thread")
     }
 
@@ -290,7 +321,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let database = numbers(&folder).await;
         insert(&database, 1).await.expect("a row");
-        let other = crate::connection::open(&folder.path().join("a.db")).expect("the same file");
+        let other = connection::open(&folder.path().join("a.db")).expect("the same file");
         other.execute_batch("BEGIN IMMEDIATE; INSERT INTO numbers (n) VALUES (2)").expect("the lock");
         let read = database
             .read(|connection| connection.query_row("SELECT count(*) FROM numbers", [], |row| row.get(0)));
@@ -359,6 +390,8 @@ mod tests {
         assert!(matches!(failing.await, Err(Fault::Broken(_))));
         assert!(matches!(insert(&database, 1).await, Err(Fault::Broken(_))));
         drop(database);
+        let log = std::fs::metadata(folder.path().join("a.db-wal")).map_or(0, |file| file.len());
+        assert!(log > 0, "the log is what is surely there: it is not copied and removed at the close");
         let opened_anew = open(&folder);
         assert_eq!(insert(&opened_anew, 1).await, Ok(()));
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::connection;
+use crate::connection::{self, wait_for_lock};
 use crate::fault::Fault;
 
 /// Rewrites the file. Other processes may have it open: their commits wait meanwhile, and fail after some
@@ -24,10 +24,16 @@ pub(crate) fn rewrite(path: &Path) -> Result<(), String> {
 fn vacuum(connection: &Connection) -> Result<(), Fault> {
     // The copy is in memory or in a temporary file, and holds only current data.
     connection.execute_batch("VACUUM")?;
-    let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    // SQLite does not wait for another checkpoint, which a process that works on the file may make at any time.
+    let mut tries = 0;
+    let mut is_busy = true;
+    while is_busy && wait_for_lock(tries) {
+        is_busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        tries += 1;
+    }
     if is_busy {
         return Err(Fault::Unavailable(
-            "the file is rewritten, but its log could not be emptied: someone reads it".into(),
+            "the file is rewritten, but its log could not be emptied: others read or copy it".into(),
         ));
     }
     Ok(())

@@ -59,9 +59,9 @@ pub struct QueueSettings {
 
 /// Queue in an SQLite file.
 pub struct SqliteQueue {
-    database: Database,
-    /// Connection for reads: counts and lists do not wait behind deliveries.
+    /// Connection for reads: counts and lists do not wait behind deliveries. It is closed first.
     reads: Database,
+    database: Database,
     clock: Arc<dyn Clock>,
     settings: QueueSettings,
     /// Folder of the file.
@@ -79,7 +79,7 @@ impl SqliteQueue {
         let connection = connection::open(path)?;
         migrations::check(&connection, Schema::Queue)?;
         let guard = || Some(Guard::new(Schema::Queue));
-        let database = Database::new(connection, guard())?;
+        let database = Database::writing(path, connection, guard())?;
         let reads = Database::new(connection::open_reader(path)?, guard())?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new(".")).to_owned();

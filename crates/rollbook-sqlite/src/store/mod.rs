@@ -59,9 +59,9 @@ use crate::rehearse::rolled_back;
 /// Store in an SQLite file.
 pub struct SqliteStore {
     path: PathBuf,
-    database: Database,
-    /// Reading connection for scans of many rows.
+    /// Reading connection for scans of many rows. It is closed first.
     scans: OnceCell<Database>,
+    database: Database,
     clock: Arc<dyn Clock>,
     statements: Arc<sql::Statements>,
     retention: RetentionChoices,
@@ -85,7 +85,7 @@ impl SqliteStore {
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let connection = connection::open_writer(path)?;
         migrations::check(&connection, Schema::Store)?;
-        let database = Database::new(connection, Some(Guard::new(Schema::Store)))?;
+        let database = Database::writing(path, connection, Some(Guard::new(Schema::Store)))?;
         let statements = Arc::new(sql::Statements::new());
         Ok(Self {
             path: path.to_owned(),
