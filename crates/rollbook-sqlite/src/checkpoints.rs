@@ -6,8 +6,8 @@
 //! the disk.
 //!
 //! A copy that fails is the end of this file for the process. SQLite notes what an earlier part of the copy wrote as done, and
-//! the kernel forgets pages that the disk did not take: another attempt would succeed without them. Whoever opens the file next
-//! finds all of them in the log, which therefore must not be copied and removed at the close either.
+//! the kernel forgets pages that the disk did not take: another attempt would succeed without them. They are all in the log,
+//! which therefore must not be copied and removed at the close either. SQLite forgets its note once no process has the file open.
 
 use std::ffi::c_int;
 use std::path::Path;
@@ -18,7 +18,7 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::hooks::Wal;
 use rusqlite::wal::CheckpointMode;
-use rusqlite::{Connection, ErrorCode, MAIN_DB};
+use rusqlite::{Connection, MAIN_DB};
 
 use crate::connection::{self, CHECKPOINT_BYTES};
 use crate::fault::Fault;
@@ -27,7 +27,7 @@ use crate::fault::Fault;
 const NEW_PART: u32 = 4;
 /// A commit copies the rest if it is at most this part of such a log, as a divisor.
 const REST_PART: u32 = 8;
-/// A commit copies all of a log that is this many times as long: someone reads an old state, or the disk is slow.
+/// A commit copies what it can of a log that is this many times as long: someone reads an old state, or the disk is slow.
 const LENGTH_MAX: u32 = 4;
 
 /// What a commit does about the log.
@@ -63,7 +63,7 @@ enum Message {
 /// What the writer and the thread know of the checkpoints.
 #[derive(Debug, Default)]
 struct State {
-    /// Pages of the log that are in the file, as the thread last found.
+    /// Pages of the log that are in the file, as the last copy found.
     copied: AtomicU32,
     /// Whether the thread works, or is about to.
     is_copying: AtomicBool,
@@ -110,6 +110,25 @@ impl Checkpoints {
     pub(crate) fn check(&self) -> Result<(), Fault> {
         self.state.failed.get().map_or(Ok(()), |fault| Err(fault.clone()))
     }
+
+    /// Ends the thread, and fails after a copy has failed.
+    pub(crate) fn end(self) -> Result<(), Fault> {
+        let state = Arc::clone(&self.state);
+        drop(self);
+        state.failed.get().map_or(Ok(()), |fault| Err(fault.clone()))
+    }
+
+    /// Returns what lets the next check find that a copy has failed.
+    #[cfg(test)]
+    pub(crate) fn failing(&self) -> impl Fn() + Send + 'static + use<> {
+        let state = Arc::clone(&self.state);
+        move || state.note(Err(failure(rusqlite::ffi::SQLITE_IOERR_FSYNC)))
+    }
+}
+
+#[cfg(test)]
+fn failure(code: c_int) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None)
 }
 
 impl Drop for Checkpoints {
@@ -148,17 +167,16 @@ impl State {
     /// Notes the result of a copy: pages of the log, and pages of it that are copied. Another copy under way is no failure, nor
     /// is a full disk: nothing of such a copy counts as done.
     fn note(&self, result: rusqlite::Result<(c_int, c_int)>) {
-        match result {
+        match result.map_err(Fault::from) {
             Ok((_, copied)) => self.copied.store(u32::try_from(copied).unwrap_or(0), Ordering::Relaxed),
-            Err(error)
-                if matches!(
-                    error.sqlite_error_code(),
-                    Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
-                ) => {}
-            Err(error) => {
-                let fault = Fault::Broken(format!("the log was not copied into the file: {error}"));
+            Err(Fault::Unavailable(_) | Fault::OutOfSpace(_)) => {}
+            Err(fault) => {
+                let text = format!(
+                    "the write-ahead log was not copied into the file: {fault}. Fix: end every process that has the file \
+                     open, check the disk, then start them again"
+                );
                 // The first one counts.
-                drop(self.failed.set(fault));
+                drop(self.failed.set(Fault::Broken(text)));
             }
         }
     }
@@ -177,6 +195,7 @@ fn copy_when_woken(own: &Connection, state: &State, woken: &Receiver<Message>) {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::time::{Duration, Instant};
 
     use rusqlite::ffi;
 
@@ -241,7 +260,9 @@ mod tests {
 
         /// Waits until the thread has nothing to do.
         fn settle(&self) {
+            let begun = Instant::now();
             while self.state().is_copying.load(Ordering::Acquire) {
+                assert!(begun.elapsed() < Duration::from_secs(60), "the thread does not end its copy");
                 thread::yield_now();
             }
         }
@@ -270,8 +291,10 @@ mod tests {
         file.settle();
         let (copied, _) = file.sizes();
         assert!(copied >= 3, "{copied} MiB: the log is not long enough for a commit to copy anything");
-        file.commit(110);
-        file.settle();
+        for _ in 0..11 {
+            file.commit(10);
+            file.settle();
+        }
         let (_, log) = file.sizes();
         assert!(log < 100, "{log} MiB of log after 120 MiB");
         let folder = file.close();
@@ -325,13 +348,13 @@ mod tests {
 
     #[test]
     fn after_a_copy_that_failed_nothing_is_copied_and_a_full_disk_or_another_copy_is_no_failure() {
-        let failure = |code| Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
         let file = File::new();
         let check = || file.checkpoints.as_ref().expect("it runs").check();
-        file.state().note(failure(ffi::SQLITE_FULL));
-        file.state().note(failure(ffi::SQLITE_BUSY));
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_NOMEM, ffi::SQLITE_IOERR_SHMSIZE] {
+            file.state().note(Err(failure(code)));
+        }
         assert_eq!(check(), Ok(()));
-        file.state().note(failure(ffi::SQLITE_IOERR_FSYNC));
+        file.state().note(Err(failure(ffi::SQLITE_IOERR_FSYNC)));
         assert!(matches!(check(), Err(Fault::Broken(_))), "{:?}", check());
         let (before, _) = file.sizes();
         file.commit(80);

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 /// Interval of attempts to get the file's lock while another process holds it, such as `rollbook
 /// dead-letters`. A process under load releases the lock for a small part of its time. SQLite's own waits
 /// grow to 100 ms: they rarely hit that part, and end as "database is locked".
-const BUSY_PAUSE: Duration = Duration::from_millis(2);
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(2);
 /// Maximum attempts to get the lock, about 5 s in all.
 const BUSY_TRIES_MAX: i32 = 2_500;
 /// Size of the write-ahead log in bytes from which it is copied into the file and begins anew. More than SQLite's 1,000 pages:
@@ -102,7 +102,7 @@ fn opening(path: &Path, error: rusqlite::Error) -> Fault {
 }
 
 /// Waits for another process to release the lock. Returns whether to try again.
-pub(crate) fn wait_for_lock(tries: i32) -> bool {
+fn wait_for_lock(tries: i32) -> bool {
     std::thread::sleep(BUSY_PAUSE);
     tries < BUSY_TRIES_MAX
 }

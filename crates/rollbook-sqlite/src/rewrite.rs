@@ -5,11 +5,16 @@
 //! empties the log.
 
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::connection::{self, wait_for_lock};
+use crate::connection::{self, BUSY_PAUSE};
 use crate::fault::Fault;
+
+/// Time for which others may read or copy the log before it can be emptied.
+const LOG_WAIT: Duration = Duration::from_secs(5);
 
 /// Rewrites the file. Other processes may have it open: their commits wait meanwhile, and fail after some
 /// seconds. Needs free space of the file's size.
@@ -18,18 +23,21 @@ use crate::fault::Fault;
 /// The file could not be rewritten. Removed data may still be in the file or its log.
 pub(crate) fn rewrite(path: &Path) -> Result<(), String> {
     let connection = connection::open(path).map_err(|fault| fault.to_string())?;
-    vacuum(&connection).map_err(|fault| fault.to_string())
+    vacuum(&connection, LOG_WAIT).map_err(|fault| fault.to_string())
 }
 
-fn vacuum(connection: &Connection) -> Result<(), Fault> {
+/// Rewrites the file, and tries for `wait` to empty its log.
+fn vacuum(connection: &Connection, wait: Duration) -> Result<(), Fault> {
     // The copy is in memory or in a temporary file, and holds only current data.
     connection.execute_batch("VACUUM")?;
-    // SQLite does not wait for another checkpoint, which a process that works on the file may make at any time.
-    let mut tries = 0;
-    let mut is_busy = true;
-    while is_busy && wait_for_lock(tries) {
-        is_busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        tries += 1;
+    // The next attempts do not wait within SQLite: it would hold up those who write while it waits for those who read.
+    connection.busy_timeout(Duration::ZERO)?;
+    let begun = Instant::now();
+    let empty = || connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+    let mut is_busy: bool = empty()?;
+    while is_busy && begun.elapsed() < wait {
+        thread::sleep(BUSY_PAUSE);
+        is_busy = empty()?;
     }
     if is_busy {
         return Err(Fault::Unavailable(
@@ -80,8 +88,7 @@ mod tests {
         other.execute_batch("CREATE TABLE t (id INTEGER) STRICT; BEGIN; SELECT * FROM t").expect("a reader");
         other.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).expect("it reads");
         let ours = connection::open(&path).expect("a file");
-        ours.busy_timeout(std::time::Duration::ZERO).expect("a setting");
-        let error = vacuum(&ours).expect_err("the log is read").to_string();
+        let error = vacuum(&ours, Duration::from_millis(20)).expect_err("the log is read").to_string();
         assert!(error.contains("could not be emptied"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::queue::{
     Consumer as _, Enqueued, LeaseRequest, Producer as _, QueueAdmin as _, QueueError,
 };
-use rollbook_core::store::{Ledger as _, Store as _, StoreError};
+use rollbook_core::store::{Changes as _, Ledger as _, Store as _, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_sqlite::{QueueSettings, Schema, SqliteQueue, SqliteStore, apply_migrations};
 use rollbook_testkit::clock::ManualClock;
@@ -190,4 +190,27 @@ async fn ping_fails_without_the_tables() {
     let other = rusqlite::Connection::open(&path).expect("a second connection");
     other.execute_batch("DROP TABLE users").expect("no table");
     assert!(matches!(store.ping().await, Err(StoreError::Deployment(_))));
+}
+
+#[tokio::test]
+async fn whoever_closes_a_file_leaves_no_log_also_after_its_reading_connections_were_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (queue_path, store_path) = (folder.path().join("queue.db"), folder.path().join("store.db"));
+    let log_of = |path: &Path| path.with_extension("db-wal");
+    let queue = queue(&queue_path);
+    for outcome in queue.enqueue_many(&deliveries("a", 3, 10)).await {
+        outcome.expect("it is stored");
+    }
+    assert_eq!(queue.stats().await.expect("counts").depth(), 3);
+    assert!(log_of(&queue_path).exists(), "the control");
+    drop(queue);
+    assert!(!log_of(&queue_path).exists(), "a copy of queue.db alone would lack the deliveries");
+
+    apply_migrations(&store_path, Schema::Store).expect("the migrations apply");
+    let store = SqliteStore::open(&store_path, clock()).expect("the store opens");
+    store.apply_many(&[user_change("user_1")]).await.expect("a row");
+    store.position_before(Timestamp::from_millis(NOW)).await.expect("a position");
+    assert!(log_of(&store_path).exists(), "the control");
+    drop(store);
+    assert!(!log_of(&store_path).exists(), "a copy of store.db alone would lack the row");
 }
