@@ -46,7 +46,11 @@ impl Reconciler {
             let text = "this run is not over. Let it end first: rollbook reconcile --resume";
             return Err(ReconcileError::NoSuchRun(text.to_owned()));
         }
-        let progress = Progress::parse(&run.progress).unwrap_or_default();
+        let Some(progress) = Progress::parse(&run.progress) else {
+            let text = "another version of Rollbook has written the record of this run, and this one cannot read it. Begin \
+                        a new run: rollbook reconcile";
+            return Err(ReconcileError::NoSuchRun(text.to_owned()));
+        };
         if !self.is_of_instance(&progress) {
             let text = "this run has read another Clerk instance than the one of CLERK_INSTANCE_ID: what it found says \
                         nothing about this one. Begin a new run: rollbook reconcile";

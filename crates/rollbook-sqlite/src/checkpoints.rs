@@ -30,7 +30,7 @@ const REST_PART: u32 = 8;
 /// A commit copies what it can of a log that is this many times as long: someone reads an old state, or the disk is slow.
 const LENGTH_MAX: u32 = 4;
 
-/// What a commit does about the log.
+/// Step of a commit towards a log that is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Nothing,
@@ -60,7 +60,7 @@ enum Message {
     End,
 }
 
-/// What the writer and the thread know of the checkpoints.
+/// Progress of the checkpoints, which the writer and the thread share.
 #[derive(Debug, Default)]
 struct State {
     /// Pages of the log that are in the file, as the last copy found.
@@ -164,8 +164,8 @@ impl State {
         }
     }
 
-    /// Notes the result of a copy: pages of the log, and pages of it that are copied. Another copy under way is no failure, nor
-    /// is a full disk: nothing of such a copy counts as done.
+    /// Notes the result of a copy: pages of the log, and pages of it that are copied. Another copy under way, or a full disk, is not a
+    /// failure: nothing of such a copy counts as done.
     fn note(&self, result: rusqlite::Result<(c_int, c_int)>) {
         match result.map_err(Fault::from) {
             Ok((_, copied)) => self.copied.store(u32::try_from(copied).unwrap_or(0), Ordering::Relaxed),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_copy_that_failed_nothing_is_copied_and_a_full_disk_or_another_copy_is_no_failure() {
+    fn after_a_copy_that_failed_nothing_is_copied_and_a_full_disk_or_another_copy_fails_nothing() {
         let file = File::new();
         let check = || file.checkpoints.as_ref().expect("it runs").check();
         for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_NOMEM, ffi::SQLITE_IOERR_SHMSIZE] {

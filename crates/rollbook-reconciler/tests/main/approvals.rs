@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, USERS};
 use rollbook_core::drift::Drift;
 use rollbook_core::source::SourceError;
-use rollbook_core::store::{HeldState, RunState};
+use rollbook_core::store::{HeldState, Run, RunState};
 use rollbook_core::time::Timestamp;
 use rollbook_reconciler::{ReconcileError, Resume, RunRequest};
 use rollbook_testkit::events::deleted;
@@ -132,4 +132,19 @@ async fn a_run_of_another_instance_is_neither_approved_nor_gone_on_with() {
     assert!(world.living(&USERS).await.contains(&user_id(99)), "it reads every list");
     let stopped = world.store.run(&stopped.id).await.expect("the store").expect("the run");
     assert_eq!(stopped.state, RunState::Failed);
+}
+
+#[tokio::test]
+async fn a_run_with_a_record_that_another_version_has_written_is_not_approved_and_keeps_it() {
+    let world = with_many_gone().await;
+    let held = world.run().await.expect("a run");
+    let run = world.store.run(&held.run).await.expect("the store").expect("the run");
+    let newer = Run { progress: r#"{"resources":"in another form"}"#.to_owned(), ..run };
+    world.store.save_run(&newer).await.expect("a record");
+    let approved = world.reconciler().approve(&held.run, &CancellationToken::new()).await;
+    let error = approved.expect_err("a refusal").to_string();
+    assert!(error.contains("another version of Rollbook") && error.contains("rollbook reconcile"), "{error}");
+    assert_eq!(world.living(&USERS).await.len(), 60);
+    let kept = world.store.run(&held.run).await.expect("the store").expect("the run");
+    assert_eq!(kept.progress, newer.progress);
 }
