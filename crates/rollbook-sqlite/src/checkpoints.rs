@@ -108,14 +108,14 @@ impl Checkpoints {
 
     /// Fails after a copy has failed.
     pub(crate) fn check(&self) -> Result<(), Fault> {
-        self.state.failed.get().map_or(Ok(()), |fault| Err(fault.clone()))
+        self.state.check()
     }
 
     /// Ends the thread, and fails after a copy has failed.
     pub(crate) fn end(self) -> Result<(), Fault> {
         let state = Arc::clone(&self.state);
         drop(self);
-        state.failed.get().map_or(Ok(()), |fault| Err(fault.clone()))
+        state.check()
     }
 
     /// Returns what lets the next check find that a copy has failed.
@@ -143,6 +143,10 @@ impl Drop for Checkpoints {
 }
 
 impl State {
+    fn check(&self) -> Result<(), Fault> {
+        self.failed.get().map_or(Ok(()), |fault| Err(fault.clone()))
+    }
+
     fn committed(&self, log: &mut Wal, pages: u32, log_pages: u32, wake: &Sender<Message>) {
         if self.failed.get().is_some() {
             return;
