@@ -8,7 +8,6 @@ use std::time::Duration;
 use rollbook_core::queue::{Consumer, DeadLetterFilter, Producer, QueueAdmin};
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
-use rollbook_redis::{ClockSource, KEY_PREFIX, Owner, RedisQueue, RedisSettings};
 use rollbook_sqlite::{QueueSettings, SqliteQueue, SqliteStore};
 use rollbook_testkit::clock::WallClock;
 use rollbook_testkit::process::Home;
@@ -67,23 +66,7 @@ impl Places {
             let path = self.home.data().join("queue.db");
             return Queue::of(SqliteQueue::open(&path, settings, Arc::new(WallClock)).expect("a queue"));
         };
-        let settings = RedisSettings {
-            url: redis.url(),
-            ca_file: None,
-            fingerprints: Vec::new(),
-            key_prefix: KEY_PREFIX.to_owned(),
-            owner: Owner::default(),
-            depth_max: DEPTH_MAX,
-            shards: 1,
-            strict: false,
-            trusted: false,
-            replicas: 0,
-            due_ahead_max: Duration::from_secs(600),
-            lease_for: Duration::from_secs(60),
-            call_timeout: Duration::from_secs(20),
-            idle_poll: Duration::from_secs(20),
-        };
-        Queue::of(RedisQueue::new(settings, ClockSource::Server).expect("a queue"))
+        Queue::of(stores::open_queue(redis))
     }
 
     pub(super) fn store(&self) -> Arc<dyn FullStore> {

@@ -26,7 +26,7 @@ use rollbook_core::signature::SigningSecrets;
 use rollbook_simulator::history::History;
 use rollbook_simulator::sender::{DeliverSettings, Endpoint, Report, deliver};
 use rollbook_testkit::clock::WallClock;
-use rollbook_testkit::process::{Home, Process, SECRET, until};
+use rollbook_testkit::process::{Home, Process, SECRET, until, until_or};
 use rollbook_testkit::servers::redis::RedisServer;
 use rollbook_testkit::servers::shim::Shim;
 
@@ -96,6 +96,27 @@ fn messages(redis: &RedisServer) -> (u64, u64) {
     (all - dead, dead)
 }
 
+/// Waits until Redis has no message except dead letters.
+async fn until_empty(home: &Home, redis: &RedisServer) {
+    let state = || {
+        let asked = [
+            "hlen {}messages",
+            "zrange {}due 0 9 withscores",
+            "zrange {}leases 0 9 withscores",
+            "zcard {}ages",
+            "xinfo stream {}new full",
+            "xinfo stream {}again full",
+        ];
+        let answers = asked.map(|command| {
+            let command = command.replace("{}", "{rollbook:0}:");
+            let words: Vec<&str> = command.split(' ').collect();
+            format!("{command}\n{}\n", redis.cli(&words))
+        });
+        format!("{}{}{}", answers.concat(), redis.log(), home.log())
+    };
+    until_or("the queue is empty", || std::future::ready(messages(redis).0 == 0), state).await;
+}
+
 /// Ends a process as an orchestrator does.
 async fn stop(home: &Home, process: &mut Process) {
     process.signal("TERM");
@@ -117,7 +138,7 @@ async fn assert_nothing_lost(
     history: &History,
     report: &Report,
 ) {
-    until("the queue is empty", || std::future::ready(messages(redis).0 == 0)).await;
+    until_empty(home, redis).await;
     assert_eq!(messages(redis).1, 0, "nothing deserves to be a dead letter: {}", home.log());
     stop(home, worker).await;
     assert_ledger(home, history, report).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Number of experiments.
-const EXPERIMENTS: usize = 32;
+const EXPERIMENTS: usize = 33;
 const PAGE: &str = "ops/RELIABILITY.md";
 const SOAK: &str = "tests/soak/experiment.rs";
 

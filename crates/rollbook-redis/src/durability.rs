@@ -137,6 +137,11 @@ impl Facts {
         self.0.get(name).map_or("", String::as_str)
     }
 
+    /// Returns the id of the server's run, or nothing where a provider hides it.
+    pub(crate) fn run_id(&self) -> &str {
+        self.get("run_id")
+    }
+
     fn version(&self) -> (u32, u32) {
         let mut parts = self.get("redis_version").split('.').map(|part| part.parse().unwrap_or(0));
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0))

@@ -18,7 +18,7 @@ mod inspection;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool::managed::{
@@ -27,6 +27,7 @@ use deadpool::managed::{
 use redis::{Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value};
 use rollbook_core::queue::{Durability, QueueError};
 use rollbook_core::weakness::joined;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::address::Address;
@@ -61,6 +62,8 @@ pub(crate) struct Options {
     pub(crate) replicas: u32,
     /// Maximum time of a connection attempt and of each call.
     pub(crate) call_timeout: Duration,
+    /// Notified when a server answers that has restarted.
+    pub(crate) restarted: Arc<Notify>,
 }
 
 /// One round trip to a server, plus one to confirm it. A call may be executed twice.
@@ -94,6 +97,8 @@ pub(crate) struct Connector {
     options: Options,
     /// State of the server at the last inspection.
     state: Mutex<Option<ServerState>>,
+    /// Id of the server's run at the last inspection: another one after each restart.
+    run: Mutex<Option<String>>,
     /// Connections of an earlier generation are not reused.
     generation: AtomicU64,
 }
@@ -137,8 +142,8 @@ impl Location for Connector {
 impl Server {
     pub(crate) fn new(address: Address, node: Option<Node>, options: Options) -> Result<Self, QueueError> {
         let timeout = Some(options.call_timeout);
-        let connector =
-            Connector { address, node, options, state: Mutex::new(None), generation: AtomicU64::new(0) };
+        let (state, run, generation) = (Mutex::new(None), Mutex::new(None), AtomicU64::new(0));
+        let connector = Connector { address, node, options, state, run, generation };
         let pool = managed::Pool::builder(connector)
             .max_size(CONNECTIONS_MAX)
             // Last in, first out: connections in use stay fresh, surplus ones age and are replaced.

@@ -103,6 +103,11 @@ impl Servers {
         self.0.options.call_timeout
     }
 
+    /// Returns when one of the servers has restarted since the last call.
+    pub(crate) async fn restarted(&self) {
+        self.0.options.restarted.notified().await;
+    }
+
     /// Returns whether the shards may be on several servers.
     pub(crate) fn is_cluster(&self) -> bool {
         self.0.address.form == Form::Cluster

@@ -17,10 +17,19 @@ pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds, at most [`DEADLINE`]. Then it panics and says what did not happen.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    until_or(what, condition, String::new).await;
+}
+
+/// Waits as [`until`] does. If it panics, it also says what `state` returns.
+pub async fn until_or<F: Future<Output = bool>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+    state: impl Fn() -> String,
+) {
     let started = Instant::now();
     while !condition().await {
-        assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}\n{}", state());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

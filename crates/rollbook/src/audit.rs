@@ -1,4 +1,7 @@
-//! The audit of the queue: at the start of a worker, and every hour.
+//! The audit of the queue: at the start of a worker, every hour, and after a server of the queue has restarted.
+//!
+//! Redis can load half of a script's writes after a kill: a write to its log that the kill has torn counts with the writes after
+//! it once Redis restarts again (decision 0381). The messages of such a lease or settlement are found by the audit only.
 //!
 //! The audit works in short steps between deliveries and leases, and repairs what the bodies prove. Several workers may
 //! run it at once.
@@ -13,6 +16,8 @@ use tracing::{info, warn};
 
 /// Pause between two audits.
 const INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// Minimum pause before an audit because of a restart: a server may restart again and again.
+const RESTART_PAUSE: Duration = Duration::from_secs(10);
 /// Pause after an audit that the queue did not answer.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
@@ -39,7 +44,7 @@ impl QueueAudit {
         Ok(Self { queue, repaired })
     }
 
-    /// Audits at once, then every hour, until `stop`.
+    /// Audits at once, then every hour and after a restart, until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut is_failing = false;
         loop {
@@ -60,7 +65,7 @@ impl QueueAudit {
             };
             // Random, so that workers that started together do not audit together.
             let pause = pause.mul_f64(1.0 - fastrand::f64() / 4.0);
-            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            if stop.run_until_cancelled(until_next(pause, self.queue.restarted())).await.is_none() {
                 return;
             }
         }
@@ -86,6 +91,18 @@ impl QueueAudit {
     }
 }
 
+/// Waits for the next audit: for `pause`, or until a server has restarted.
+async fn until_next(pause: Duration, restarted: impl Future<Output = ()>) {
+    let after_restart = async {
+        tokio::time::sleep(RESTART_PAUSE).await;
+        restarted.await;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = after_restart => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -95,6 +112,7 @@ mod tests {
     use rollbook_testkit::clock::ManualClock;
     use rollbook_testkit::faults::{Fault, FaultyAdmin};
     use rollbook_testkit::memory::queue::MemoryQueue;
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -130,6 +148,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_audit_that_could_not_be_done_is_tried_again_soon() {
         assert!(begun_within(TRY_AGAIN_AFTER * 4, 3).await >= 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_causes_an_audit_and_many_restarts_cause_few() {
+        let begun = tokio::time::Instant::now();
+        let restarted = Notify::new();
+        // The first has happened during the audit before.
+        restarted.notify_one();
+        until_next(INTERVAL, restarted.notified()).await;
+        assert_eq!(begun.elapsed(), RESTART_PAUSE);
+        let restarts = async {
+            tokio::time::sleep(RESTART_PAUSE * 3).await;
+            restarted.notify_one();
+        };
+        tokio::join!(until_next(INTERVAL, restarted.notified()), restarts);
+        assert_eq!(begun.elapsed(), RESTART_PAUSE * 4, "at once");
+        until_next(INTERVAL, restarted.notified()).await;
+        assert_eq!(begun.elapsed(), RESTART_PAUSE * 4 + INTERVAL);
     }
 
     #[test]

@@ -98,6 +98,12 @@ pub trait QueueAdmin: Send + Sync {
         Ok(StorageSpace::default())
     }
 
+    /// Returns when a server of the queue has restarted since the last call: an audit finds whether it has loaded all of its data.
+    /// Never returns where the queue has no server.
+    async fn restarted(&self) {
+        std::future::pending::<()>().await;
+    }
+
     /// Compares the bodies with the indexes that refer to them, and the counts with both. With `repair` the
     /// bodies are trusted: missing index entries are restored, dangling ones removed. Works in short steps,
     /// so that deliveries and workers continue; their changes meanwhile are not reported as damage. An engine

@@ -130,6 +130,7 @@ impl RedisQueue {
             trusted: settings.trusted,
             replicas: settings.replicas,
             call_timeout: settings.call_timeout,
+            restarted: Arc::default(),
         };
         let tagged: Vec<&str> = keys.iter().map(Keys::messages).collect();
         let servers = Servers::new(address, options, &tagged)?;
@@ -311,6 +312,10 @@ impl QueueAdmin for RedisQueue {
 
     async fn count_dead_letters(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
         self.count_dead(page).await
+    }
+
+    async fn restarted(&self) {
+        self.servers.restarted().await;
     }
 
     async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {

@@ -22,11 +22,11 @@ const DUE_WITHIN: Duration = Duration::from_secs(600);
 /// Duration of a lease in these tests.
 const LEASE_FOR: Duration = Duration::from_millis(1500);
 
-fn soon(server: &RedisServer) -> Arc<RedisQueue> {
+pub(crate) fn soon(server: &RedisServer) -> Arc<RedisQueue> {
     open(RedisSettings { due_ahead_max: DUE_WITHIN, lease_for: LEASE_FOR, ..settings(server.url()) })
 }
 
-async fn audit(queue: &RedisQueue, repair: bool) -> Audit {
+pub(crate) async fn audit(queue: &RedisQueue, repair: bool) -> Audit {
     queue.audit(repair).await.expect("the queue is audited")
 }
 
@@ -50,7 +50,7 @@ async fn hold(queue: &RedisQueue) -> BTreeSet<String> {
 }
 
 /// Leases and acknowledges until `count` messages are done or the deadline passes.
-async fn drain_in_time(queue: &RedisQueue, count: usize) -> BTreeSet<String> {
+pub(crate) async fn drain_in_time(queue: &RedisQueue, count: usize) -> BTreeSet<String> {
     let (mut drained, started) = (BTreeSet::new(), Instant::now());
     while drained.len() < count {
         assert!(started.elapsed() < DEADLINE, "{} of {count}: {drained:?}", drained.len());

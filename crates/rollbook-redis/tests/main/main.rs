@@ -27,4 +27,5 @@ mod shards;
 mod sizes;
 mod support;
 mod tls;
+mod torn_log;
 mod work;
