@@ -23,7 +23,8 @@ pub(super) struct Statements {
     refuse: Sql,
     postpone: Sql,
     hold: Sql,
-    remove: Sql,
+    /// Removes entries, unless they were recorded anew since they were read.
+    pub(super) remove: Sql,
     pub(super) lock: Sql,
     pub(super) done: Sql,
     /// Removes the entries of refused rows of these parents, so that a search finds the rows again: (tables, ids).
@@ -152,15 +153,19 @@ pub(super) async fn note(
     if entries.is_empty() {
         return Ok(Vec::new());
     }
+    let rows = session.fetch(&statements.note, noting(entries, after).into_arguments()?).await?;
+    rows.iter().filter_map(|row| entry(row).transpose()).collect()
+}
+
+/// Returns the values that record entries, due after this time.
+pub(super) fn noting(entries: &[Entry], after: Duration) -> Values {
     let parents = || entries.iter().map(|entry| entry.parent.as_ref());
-    let values = keys(entries.iter())
+    keys(entries.iter())
         .with_all(parents().map(|parent| parent.map(|(resource, _)| resource.table)))
         .with_all(parents().map(|parent| parent.map(|(_, id)| id.as_str())))
         .with_all(entries.iter().map(|entry| entry.survivors))
         .with_all(entries.iter().map(|entry| entry.forget))
-        .with(millis(after));
-    let rows = session.fetch(&statements.note, values.into_arguments()?).await?;
-    rows.iter().filter_map(|row| entry(row).transpose()).collect()
+        .with(millis(after))
 }
 
 /// Returns the keys of entries, as three arrays.
@@ -187,20 +192,6 @@ pub(super) async fn forget_rows(
     session.fetch(&statements.forget_rows, values.into_arguments()?).await.map(drop)
 }
 
-/// [`note`] in a transaction of its own. The entries are due at once.
-pub(super) struct Note<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) entries: &'a [Entry],
-}
-
-impl Work for Note<'_> {
-    type Output = ();
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        note(self.statements, session, self.entries, Duration::ZERO).await.map(drop)
-    }
-}
-
 /// Takes entries that are due. Other workers leave them alone for [`TAKEN_FOR`].
 pub(super) async fn take(
     database: &Database,
@@ -213,6 +204,7 @@ pub(super) async fn take(
 }
 
 /// Change of an entry.
+#[derive(Clone, Copy)]
 pub(super) enum Then<'a> {
     /// The entry is due at once, for any worker.
     Release,
@@ -224,40 +216,35 @@ pub(super) enum Then<'a> {
     Refuse(&'a str),
 }
 
-/// Changes one entry.
-pub(super) struct Change<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) entry: &'a Entry,
-    pub(super) then: Then<'a>,
-}
-
-impl Work for Change<'_> {
-    type Output = ();
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        let (key, statements) = (key(self.entry), self.statements);
-        let (sql, values) = match self.then {
-            Then::Release => (&statements.hold, key.with(millis(Duration::ZERO))),
-            Then::Hold => (&statements.hold, key.with(millis(TAKEN_FOR))),
-            Then::Postpone(why) => (&statements.postpone, key.with(why)),
+impl Statements {
+    /// Returns the statement that changes an entry, with its values.
+    pub(super) fn change(&self, entry: &Entry, then: Then<'_>) -> (&Sql, Values) {
+        let key = key(entry);
+        match then {
+            Then::Release => (&self.hold, key.with(millis(Duration::ZERO))),
+            Then::Hold => (&self.hold, key.with(millis(TAKEN_FOR))),
+            Then::Postpone(why) => (&self.postpone, key.with(why)),
             Then::Refuse(why) => {
-                let parent = self.entry.parent.as_ref();
+                let parent = entry.parent.as_ref();
                 let key = key.with(parent.map(|(resource, _)| resource.table));
-                (&statements.refuse, key.with(parent.map(|(_, id)| id.as_str())).with(why))
+                (&self.refuse, key.with(parent.map(|(_, id)| id.as_str())).with(why))
             }
-        };
-        session.fetch(sql, values.into_arguments()?).await.map(drop)
+        }
     }
 }
 
-/// Removes entries, within a transaction, unless they were recorded anew since they were read.
+/// Returns the values by which [`Statements::remove`] removes entries.
+pub(super) fn removing<'a>(entries: impl Iterator<Item = &'a Entry> + Clone) -> Values {
+    keys(entries.clone()).with_all(entries.map(|entry| entry.revision))
+}
+
+/// Removes entries, within a transaction.
 pub(super) async fn remove<'a>(
     statements: &Statements,
     session: &mut Session<'_>,
     entries: impl Iterator<Item = &'a Entry> + Clone,
 ) -> sqlx::Result<()> {
-    let values = keys(entries.clone()).with_all(entries.map(|entry| entry.revision));
-    session.fetch(&statements.remove, values.into_arguments()?).await.map(drop)
+    session.fetch(&statements.remove, removing(entries).into_arguments()?).await.map(drop)
 }
 
 /// Counts the entries.

@@ -20,7 +20,7 @@ use super::known::{self, Asked};
 use super::reconcile_sql as sql;
 use super::sql::{Statements, number_of};
 use crate::fault::Unreadable;
-use crate::transaction::{Session, Statement, Work};
+use crate::transaction::{InOrder, Session, Statement, Work};
 use crate::types::Time;
 use crate::values::Values;
 
@@ -28,18 +28,6 @@ use crate::values::Values;
 fn with_keys<'v>(values: Values, keys: impl Iterator<Item = &'v HeldKey> + Clone) -> Values {
     let tables = keys.clone().map(|key| key.table.as_str()).collect::<Vec<&str>>();
     values.with(tables).with(keys.map(|key| key.id.as_str()).collect::<Vec<&str>>())
-}
-
-/// A statement that reads in the order of an index, a page at a time: a sort would read all living rows for each page.
-struct InOrder<'a, R>(Statement<'a, R>);
-
-impl<R: Fn(&PgRow) -> sqlx::Result<T> + Sync, T: Send> Work for InOrder<'_, R> {
-    type Output = Vec<T>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
-        session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
-        self.0.run(session).await
-    }
 }
 
 /// Reads the states of subjects.

@@ -19,7 +19,7 @@ use super::attempt::run_deferred;
 use super::cascade::{SEARCH_MAX, Turn};
 use super::columns::listed;
 use super::known::{self, Asked};
-use super::parents::{Ids, Parents, Rows};
+use super::parents::{Find, Parents, Rows};
 use super::pending;
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
@@ -56,9 +56,9 @@ impl PostgresStore {
 
     /// Compares each child row with its parents, under its lock.
     async fn revive_children(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        let children =
-            self.steps().long(SEARCH_MAX, &Children { statements: &self.statements, entry }).await?;
-        for (number, ids) in children {
+        let (statements, parents) = (&self.statements, &Parents::of(entry, false));
+        let find = Find { statements, parents, which: Rows::All, limit: FOUND_MAX };
+        for (number, ids) in self.steps().long(SEARCH_MAX, &find).await? {
             let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
             while let Some(ids) = open.pop() {
                 if turn.is_over(Instant::now()) {
@@ -151,22 +151,5 @@ impl Resetting<'_> {
         let entry = |what| Entry::new(self.resource, self.id.to_owned(), what);
         let own = (!self.resource.links.is_empty()).then(|| entry(PendingWork::Row));
         own.into_iter().chain(is_parent.then(|| entry(PendingWork::Children))).collect()
-    }
-}
-
-/// Finds the child rows of a parent.
-struct Children<'a> {
-    statements: &'a Statements,
-    entry: &'a Entry,
-}
-
-impl Work for Children<'_> {
-    type Output = Ids;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
-        let id = std::iter::once(self.entry.id.clone()).collect();
-        let ids = std::iter::once((self.entry.resource.table, id)).collect();
-        let parents = Parents { ids, with_survivors: false };
-        parents.rows(self.statements, session, Rows::All, false, FOUND_MAX).await
     }
 }

@@ -14,16 +14,17 @@ use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreErr
 use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::attempt::{Failed, run_deferred};
 use super::cascade::{Removing, SEARCH_MAX, Turn};
 use super::entries::old;
-use super::parents::{BATCH_MAX, FindStale, Parents, Repair};
+use super::parents::{BATCH_MAX, Find, Parents, Repair, Rows};
 use super::pending;
 use super::sql::{Statements, number_of};
 use crate::fault::NotKept;
-use crate::transaction::{Session, Work};
+use crate::transaction::{InOrder, Session, Statement, Work};
 use crate::types::Time;
 use crate::values::Values;
 
@@ -94,7 +95,9 @@ impl PostgresStore {
         while fits(erased) < due.limit {
             let Some((resource, from)) = self.sweep().next() else { break };
             let limit = PAGE_MAX.min(due.limit - fits(erased));
-            let page = Page { statements: &self.statements, resource, from, before, limit };
+            let values = Values::default().with(from.moment()).with(Time(before)).with(from.id.as_str());
+            let (sql, values) = (&self.statements.of(resource).deleted, values.with_limit(limit));
+            let page = InOrder(Statement { sql, values, read: deleted });
             let rows = self.steps().long(SEARCH_MAX, &page).await?;
             let ids = rows.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
             erased += self.erase_rows(resource, ids, before, &mut turn).await?;
@@ -148,8 +151,7 @@ impl PostgresStore {
             }
             let size = self.pace.size();
             if ids.len() > size {
-                let rest = ids.split_off(size);
-                open.push(rest);
+                open.push(ids.split_off(size));
             }
             if ids.is_empty() {
                 continue;
@@ -182,7 +184,8 @@ impl PostgresStore {
         for entry in &parents {
             meant.ids.entry(entry.resource.table).or_default().insert(entry.id.clone());
         }
-        let find = FindStale { statements: &self.statements, parents: &meant, limit: BATCH_MAX };
+        let find =
+            Find { statements: &self.statements, parents: &meant, which: Rows::Stale, limit: BATCH_MAX };
         let Ok(rows) = self.steps().attempt(BATCH_MAX, &find).await? else {
             self.left.notify_one();
             return Ok(count);
@@ -190,7 +193,8 @@ impl PostgresStore {
         let all = rows.values().map(std::collections::BTreeSet::len).sum::<usize>();
         let repair = Repair { statements: &self.statements, rows: &rows, now: self.clock.now() };
         if all < BATCH_MAX && self.steps().attempt(BATCH_MAX, &repair).await?.is_ok() {
-            self.database.run(&Remove { statements: &self.statements, entries: &parents }).await?;
+            let remove = &self.statements.pending.remove;
+            self.database.rows(remove, pending::removing(parents.iter()), |_| Ok(())).await?;
         } else {
             self.left.notify_one();
         }
@@ -204,35 +208,10 @@ struct Deleted {
     is_erased: bool,
 }
 
-/// Reads deleted rows in the order of their deletion.
-struct Page<'a> {
-    statements: &'a Statements,
-    resource: &'static Resource,
-    from: Cursor,
-    before: Timestamp,
-    limit: usize,
-}
-
-impl Work for Page<'_> {
-    type Output = Vec<Deleted>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Deleted>> {
-        let values = Values::default()
-            .with(self.from.moment())
-            .with(Time(self.before))
-            .with(self.from.id.as_str())
-            .with_limit(self.limit);
-        // In the order of the index, a page at a time: a sort would read all due rows for each page.
-        session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
-        let rows =
-            session.fetch(&self.statements.of(self.resource).deleted, values.into_arguments()?).await?;
-        let deleted = |row: &sqlx::postgres::PgRow| {
-            let Time(deleted_at) = row.try_get(1)?;
-            let cursor = Cursor { deleted_at, exact: Some(row.try_get(3)?), id: row.try_get(0)? };
-            Ok(Deleted { cursor, is_erased: row.try_get(2)? })
-        };
-        rows.iter().map(deleted).collect()
-    }
+fn deleted(row: &PgRow) -> sqlx::Result<Deleted> {
+    let Time(deleted_at) = row.try_get(1)?;
+    let cursor = Cursor { deleted_at, exact: Some(row.try_get(3)?), id: row.try_get(0)? };
+    Ok(Deleted { cursor, is_erased: row.try_get(2)? })
 }
 
 /// Result of a step of erasing.
@@ -279,19 +258,5 @@ impl Work for EraseContent<'_> {
         }
         let parents = pending::note(&self.statements.pending, session, &noted, Duration::ZERO).await?;
         Ok(Erased { count, parents })
-    }
-}
-
-/// Removes entries that were not recorded anew.
-struct Remove<'a> {
-    statements: &'a Statements,
-    entries: &'a [Entry],
-}
-
-impl Work for Remove<'_> {
-    type Output = ();
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        pending::remove(&self.statements.pending, session, self.entries.iter()).await
     }
 }
