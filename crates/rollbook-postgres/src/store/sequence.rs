@@ -6,10 +6,11 @@
 //! it is visible, the earlier one's is visible too or was moved before. Transactions that are still open hold up nothing
 //! (decision 0281).
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rollbook_core::lock::lock;
 use rollbook_core::store::{Changes as _, Position, RetentionLimits, SequenceStep, StoreError};
 use sqlx::Row as _;
 use sqlx::postgres::PgArguments;
@@ -37,10 +38,6 @@ pub(super) struct Noted {
 }
 
 impl Noted {
-    fn floor(&self) -> MutexGuard<'_, Floor> {
-        self.floor.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn note(&self) {
         if !self.is_off.load(Ordering::Relaxed) {
             self.notify.notify_one();
@@ -63,7 +60,7 @@ impl PostgresStore {
     /// One step of sequencing.
     pub(super) async fn sequence_step(&self) -> Result<SequenceStep, StoreError> {
         let limit = self.feed_pace.size();
-        let floor = self.noted.floor().now();
+        let floor = lock(&self.noted.floor).now();
         let sequence = Sequence { schema: &self.schema, limit, floor };
         let found = match self.steps().paced(&self.feed_pace, limit, &sequence).await? {
             Ok(found) => found,
@@ -73,7 +70,7 @@ impl PostgresStore {
             Err(why) => return Err(why.into()),
         };
         self.noted.is_off.store(!found.is_on, Ordering::Relaxed);
-        self.noted.floor().clone_from(&found.floor);
+        lock(&self.noted.floor).clone_from(&found.floor);
         if found.moved > 0 {
             self.bell.ring(found.last);
         }
@@ -114,7 +111,7 @@ impl PostgresStore {
 /// Takes the sequencer's lock if a line after a number waits and no other process has it: (number). Returns the last position,
 /// the age of the oldest line that waits, whether the lock is taken, and whether the schema has triggers. A statement of its own:
 /// the next one's snapshot begins when the lock is held, and shows what the process before has moved.
-fn lock(schema: &str) -> Sql {
+fn lock_sql(schema: &str) -> Sql {
     format!(
         r#"SELECT state.last_position, oldest.age, mine.single IS NOT NULL,
                   EXISTS (SELECT FROM pg_catalog.pg_trigger
@@ -129,7 +126,7 @@ fn lock(schema: &str) -> Sql {
 }
 
 /// Moves lines after a number: (number, limit). Returns the count of lines, the last position and the greatest number.
-fn move_lines(schema: &str) -> Sql {
+fn move_lines_sql(schema: &str) -> Sql {
     format!(
         r#"WITH moved AS (
                DELETE FROM "{schema}".changes_pending
@@ -180,7 +177,7 @@ impl Work for Sequence<'_> {
         let (mut floor, writers) = (self.floor.clone(), writers(self.schema));
         let is_reached = floor.is_reached(session, &writers).await?;
         let from = Values::default().with(floor.number);
-        let row = session.fetch(&lock(self.schema), from.arguments()?).await?;
+        let row = session.fetch(&lock_sql(self.schema), from.arguments()?).await?;
         let row = row.first().ok_or(sqlx::Error::RowNotFound)?;
         let age: Option<i64> = row.try_get(1)?;
         let is_mine: bool = row.try_get(2)?;
@@ -195,7 +192,7 @@ impl Work for Sequence<'_> {
         let mut is_complete = age.is_none();
         if is_mine {
             let arguments = from.with_limit(self.limit).arguments()?;
-            for row in session.fetch(&move_lines(self.schema), arguments).await? {
+            for row in session.fetch(&move_lines_sql(self.schema), arguments).await? {
                 found.moved = count(&row, 0)?;
                 found.last = position(&row, 1)?;
                 found.floor.moved(session, &writers, found.moved, row.try_get(2)?).await?;

@@ -4,10 +4,10 @@
 //! to lose its content is recorded and retried by itself; all other rows go on. A parent that loses its content is recorded
 //! in the same transaction, for its child rows, so that a crash right after it loses nothing.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::lock::lock;
 use rollbook_core::store::cascades::{Entry, RETRIED_MAX};
 use rollbook_core::store::turn::Kept;
 use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
@@ -50,12 +50,12 @@ impl PostgresStore {
         let mut turn = Turn::new(Instant::now());
         // What is kept takes time and does not count: otherwise a few entries in each page would slow down all others.
         while fits(turn.ledger) < due.limit && !(turn.kept.count > 0 && turn.is_over(Instant::now())) {
-            let (from, except) = self.ledger_sweep().next(self.clock.now());
+            let (from, except) = lock(&self.ledger_sweep).next(self.clock.now());
             let limit = PAGE_MAX.min(due.limit - fits(turn.ledger));
             let old = old(&self.statements, before, from.as_deref(), &except, limit);
             let page = self.steps().long(SEARCH_MAX, &old).await?;
             if page.is_empty() {
-                self.ledger_sweep().end();
+                lock(&self.ledger_sweep).end();
                 break;
             }
             let kept = turn.kept.count;
@@ -63,7 +63,7 @@ impl PostgresStore {
             while let Some(some) = open.pop() {
                 self.remove_entries(some, &mut open, &mut turn).await?;
             }
-            self.ledger_sweep().pass(page, turn.kept.count > kept);
+            lock(&self.ledger_sweep).pass(page, turn.kept.count > kept);
         }
         if turn.kept.count > 0 {
             let Kept { count, example, why } = &turn.kept;
@@ -78,10 +78,6 @@ impl PostgresStore {
         Ok(turn.ledger)
     }
 
-    fn ledger_sweep(&self) -> std::sync::MutexGuard<'_, rollbook_core::sweep::LedgerSweep> {
-        self.ledger_sweep.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn erase_deleted(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.deleted_before else {
             // Without retention, rows that refused to lose their content may keep it.
@@ -91,9 +87,9 @@ impl PostgresStore {
         };
         let mut turn = Turn::new(Instant::now());
         let mut erased = self.erase_again(before, &mut turn).await?;
-        self.sweep().begin(self.clock.now(), before);
+        lock(&self.sweep).begin(self.clock.now(), before);
         while fits(erased) < due.limit {
-            let Some((resource, from)) = self.sweep().next() else { break };
+            let Some((resource, from)) = lock(&self.sweep).next() else { break };
             let limit = PAGE_MAX.min(due.limit - fits(erased));
             let values = Values::default().with(from.moment()).with(Time(before)).with(from.id.as_str());
             let (sql, values) = (&self.statements.of(resource).deleted, values.with_limit(limit));
@@ -106,13 +102,9 @@ impl PostgresStore {
                 break;
             }
             // Only now: what an outage interrupts is read again.
-            self.sweep().read(resource, rows.last().map(|row| &row.cursor), rows.len() >= limit);
+            lock(&self.sweep).read(resource, rows.last().map(|row| &row.cursor), rows.len() >= limit);
         }
         Ok(erased)
-    }
-
-    fn sweep(&self) -> std::sync::MutexGuard<'_, rollbook_core::sweep::Sweep> {
-        self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Retries rows that refused to lose their content, as far as they are due.

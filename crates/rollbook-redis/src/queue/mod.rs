@@ -35,12 +35,13 @@ mod wait;
 pub use self::ownership::{FullCoverage, Ownership};
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use redis::{Cmd, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::live::Live;
+use rollbook_core::lock::lock;
 use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DISCARDS_KEPT, DeadLetter, DeadLetterPage, DeadLetterSums, Discard,
@@ -91,12 +92,8 @@ struct Shard {
 }
 
 impl Shard {
-    fn epoch(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_known(&self) -> bool {
-        self.epoch().is_some()
+        lock(&self.epoch).is_some()
     }
 
     /// Marks the shard as possibly having due messages: the next lane to ask polls it.
