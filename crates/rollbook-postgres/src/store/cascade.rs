@@ -20,7 +20,7 @@ use super::attempt::{Failed, refused};
 use super::entries::about;
 use super::parents::{Ids, Parents, Repair, Rows};
 use super::pending::{self, Then};
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 
@@ -65,7 +65,7 @@ impl PostgresStore {
                 self.release(entry).await?;
                 continue;
             }
-            let number = number_of(entry.resource);
+            let number = entry.resource.number;
             let ids = Ids::from([(number, std::iter::once(entry.id.clone()).collect())]);
             let (statements, now) = (&self.statements, self.clock.now());
             let repair = Repair { statements, rows: &ids, now };

@@ -349,9 +349,7 @@ impl Erasure for PostgresStore {
         progress: &ErasureProgress<'_>,
     ) -> Result<ErasedCounts, StoreError> {
         let mut subjects = subjects.to_vec();
-        subjects.sort_by(|(one, id), (other, other_id)| {
-            (sql::number_of(one), id).cmp(&(sql::number_of(other), other_id))
-        });
+        subjects.sort_by(|(one, id), (other, other_id)| (one.number, id).cmp(&(other.number, other_id)));
         let erased = self.erase_subjects(&subjects, at, progress).await;
         self.noted.note();
         erased

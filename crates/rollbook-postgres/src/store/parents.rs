@@ -18,7 +18,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::attempt::run_deferred;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::{Time, number};
@@ -152,7 +152,7 @@ impl Work for Belonging<'_> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<u64> {
         let (sql, mut arguments) = self.parents.query(self.statements, Rows::All, false)?;
-        let tables = self.subjects.iter().map(|(resource, _)| i32::try_from(number_of(resource)));
+        let tables = self.subjects.iter().map(|(resource, _)| i32::try_from(resource.number));
         let tables =
             tables.collect::<Result<Vec<i32>, _>>().map_err(|error| sqlx::Error::Encode(error.into()))?;
         arguments.add(tables).map_err(sqlx::Error::Encode)?;

@@ -38,7 +38,7 @@ pub(super) struct Statements {
 
 /// The statement that records entries.
 fn note_sql(table: &str) -> Sql {
-    format!(
+    Sql::from(format!(
         r#"INSERT INTO {table} AS entry
                (table_name, id, what, parent_table, parent_id, survivors, forget_ledger, next_try_at)
            SELECT new.*, clock_timestamp() + $8::int8 * interval '1 millisecond'
@@ -51,8 +51,7 @@ fn note_sql(table: &str) -> Sql {
                revision = entry.revision + 1,
                next_try_at = CASE WHEN entry.attempts = 0 THEN entry.next_try_at ELSE excluded.next_try_at END
            RETURNING table_name, id, what, survivors, forget_ledger, revision"#
-    )
-    .into()
+    ))
 }
 
 impl Statements {
@@ -69,15 +68,14 @@ impl Statements {
         let counts = "count(*) FILTER (WHERE what = 'children'), count(*) FILTER (WHERE what <> 'children')";
         Self {
             note: note_sql(&table),
-            take: format!(
+            take: Sql::from(format!(
                 r"UPDATE {table} SET next_try_at = clock_timestamp() + $3::int8 * interval '1 millisecond'
                   WHERE (table_name, id, what) IN
                         (SELECT table_name, id, what FROM {table} WHERE what = $1 AND next_try_at <= clock_timestamp()
                          ORDER BY next_try_at LIMIT $2 FOR UPDATE SKIP LOCKED)
                   RETURNING table_name, id, what, survivors, forget_ledger, revision"
-            )
-            .into(),
-            refuse: format!(
+            )),
+            refuse: Sql::from(format!(
                 r"INSERT INTO {table} AS entry
                       (table_name, id, what, parent_table, parent_id, last_error, attempts, next_try_at)
                   VALUES ($1, $2, $3, $4, $5, $6, 1, {first})
@@ -88,43 +86,36 @@ impl Statements {
                       parent_id = coalesce(entry.parent_id, excluded.parent_id)",
                 first = wait("0"),
                 next = wait("entry.attempts"),
-            )
-            .into(),
-            postpone: format!(
+            )),
+            postpone: Sql::from(format!(
                 "UPDATE {table} SET attempts = attempts + 1, last_error = $4, next_try_at = {next} WHERE {key}",
                 next = wait("attempts"),
-            )
-            .into(),
-            hold: format!(
+            )),
+            hold: Sql::from(format!(
                 "UPDATE {table} SET next_try_at = clock_timestamp() + $4::int8 * interval '1 millisecond' WHERE {key}"
-            )
-            .into(),
-            forget_rows: format!(
+            )),
+            forget_rows: Sql::from(format!(
                 r"DELETE FROM {table} WHERE what = 'row' AND (parent_table, parent_id) IN
                       (SELECT * FROM unnest($1::text[], $2::text[]))"
-            )
-            .into(),
+            )),
             forget_content: format!("DELETE FROM {table} WHERE what = 'content'").into(),
-            remove: format!(
+            remove: Sql::from(format!(
                 r"DELETE FROM {table} WHERE (table_name, id, what, revision) IN
                       (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[]))"
-            )
-            .into(),
+            )),
             lock: format!("SELECT survivors, forget_ledger FROM {table} WHERE {key} FOR UPDATE").into(),
             done: format!("DELETE FROM {table} WHERE {key}").into(),
-            left: format!(
+            left: Sql::from(format!(
                 // Without content, which retention works on: a cascade that waited for it would find nothing to do.
                 "SELECT {counts}, (extract(epoch FROM min(next_try_at) FILTER (WHERE what <> 'content') - clock_timestamp())
                                    * 1000)::int8 FROM {table}"
-            )
-            .into(),
+            )),
             count: format!("SELECT {counts} FROM {table} WHERE $1::text IS NULL OR id = $1 OR parent_id = $1").into(),
-            list: format!(
+            list: Sql::from(format!(
                 r#"SELECT table_name, id, what, parent_table, parent_id, noted_at, attempts, next_try_at, last_error
                    FROM {table} WHERE $1::text IS NULL OR id = $1 OR parent_id = $1
                    ORDER BY noted_at, table_name, id COLLATE "C" LIMIT $2"#
-            )
-            .into(),
+            )),
         }
     }
 }

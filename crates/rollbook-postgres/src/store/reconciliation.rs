@@ -18,7 +18,7 @@ use sqlx::postgres::PgRow;
 use super::PostgresStore;
 use super::known::{self, Asked};
 use super::reconcile_sql as sql;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::fault::Unreadable;
 use crate::transaction::{InOrder, Session, Statement, Work};
 use crate::types::Time;
@@ -41,7 +41,7 @@ impl Work for Heads<'_> {
     type Output = Vec<Head>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Head>> {
-        let (number, mut asked) = (number_of(self.resource), Asked::default());
+        let (number, mut asked) = (self.resource.number, Asked::default());
         asked.subjects[number].extend(self.ids);
         let mut known = known::read(self.statements, session, &asked).await?;
         let heads = std::mem::take(&mut known[number]).into_iter();

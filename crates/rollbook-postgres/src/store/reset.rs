@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{Resource, children_of};
 use rollbook_core::merge::SubjectState;
 use rollbook_core::store::cascades::{Entry, FOUND_MAX, TAKEN_FOR};
 use rollbook_core::store::{PendingWork, Reset, StoreError};
@@ -21,7 +21,7 @@ use super::columns::listed;
 use super::known::{self, Asked};
 use super::parents::{Find, Parents, Rows};
 use super::pending;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
@@ -137,7 +137,7 @@ impl Work for Resetting<'_> {
 
 impl Resetting<'_> {
     async fn stored(&self, session: &mut Session<'_>) -> sqlx::Result<Option<SubjectState>> {
-        let (number, mut asked) = (number_of(self.resource), Asked::default());
+        let (number, mut asked) = (self.resource.number, Asked::default());
         asked.subjects[number].insert(self.id);
         let known = known::read(self.statements, session, &asked).await?;
         Ok(known[number].get(self.id).map(|seen| seen.stored))
@@ -145,9 +145,7 @@ impl Resetting<'_> {
 
     /// Pending work: the child rows of the row, and the row as a child of its parents.
     fn entries(&self) -> Vec<Entry> {
-        let number = number_of(self.resource);
-        let mut links = RESOURCES.iter().flat_map(|child| child.links);
-        let is_parent = links.any(|link| link.cascades && number_of(link.parent) == number);
+        let is_parent = children_of(self.resource).next().is_some();
         let entry = |what| Entry::new(self.resource, self.id.to_owned(), what);
         let own = (!self.resource.links.is_empty()).then(|| entry(PendingWork::Row));
         own.into_iter().chain(is_parent.then(|| entry(PendingWork::Children))).collect()

@@ -112,7 +112,7 @@ impl PostgresStore {
 /// the age of the oldest line that waits, whether the lock is taken, and whether the schema has triggers. A statement of its own:
 /// the next one's snapshot begins when the lock is held, and shows what the process before has moved.
 fn lock_sql(schema: &str) -> Sql {
-    format!(
+    Sql::from(format!(
         r#"SELECT state.last_position, oldest.age, mine.single IS NOT NULL,
                   EXISTS (SELECT FROM pg_catalog.pg_trigger
                           WHERE tgrelid = '"{schema}".users'::regclass AND tgname = '{PREFIX}_update')
@@ -121,13 +121,12 @@ fn lock_sql(schema: &str) -> Sql {
                       FROM "{schema}".changes_pending WHERE number > $1 ORDER BY number LIMIT 1) AS oldest ON true
            LEFT JOIN LATERAL (SELECT single FROM "{schema}".changes_state WHERE oldest.age IS NOT NULL
                               FOR UPDATE SKIP LOCKED) AS mine ON true"#
-    )
-    .into()
+    ))
 }
 
 /// Moves lines after a number: (number, limit). Returns the count of lines, the last position and the greatest number.
 fn move_lines_sql(schema: &str) -> Sql {
-    format!(
+    Sql::from(format!(
         r#"WITH moved AS (
                DELETE FROM "{schema}".changes_pending
                WHERE number > $1 AND number <= (SELECT max(number) FROM (SELECT number FROM "{schema}".changes_pending
@@ -149,8 +148,7 @@ fn move_lines_sql(schema: &str) -> Sql {
                FROM moved CROSS JOIN state
            )
            SELECT lines, last_position, number, pg_notify('{CHANNEL}', '{schema}:' || last_position)::text FROM state"#
-    )
-    .into()
+    ))
 }
 
 /// Result of a step.

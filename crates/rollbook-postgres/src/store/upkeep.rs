@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{Resource, children_of};
 use rollbook_core::lock::lock;
 use rollbook_core::store::cascades::{Entry, RETRIED_MAX};
 use rollbook_core::store::turn::Kept;
@@ -22,7 +22,7 @@ use super::cascade::{Removing, SEARCH_MAX, Turn};
 use super::entries::old;
 use super::parents::{BATCH_MAX, Find, Parents, Repair, Rows};
 use super::pending;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::fault::NotKept;
 use crate::transaction::{InOrder, Session, Statement, Work};
 use crate::types::Time;
@@ -227,7 +227,6 @@ impl Work for EraseContent<'_> {
     type Output = Erased;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Erased> {
-        let number = number_of(self.resource);
         let table = self.statements.of(self.resource);
         let ids = Values::default().with(self.ids);
         let locked = session.fetch(&table.lock, ids.arguments()?).await?.len();
@@ -238,16 +237,9 @@ impl Work for EraseContent<'_> {
             return Err(NotKept::of(self.ids.len(), locked, rows.len()).into());
         }
         let count = rows.len() as u64;
-        let is_parent = RESOURCES
-            .iter()
-            .any(|child| child.links.iter().any(|link| link.cascades && number_of(link.parent) == number));
-        if !is_parent {
-            return Ok(Erased { count, parents: Vec::new() });
-        }
-        let mut noted = Vec::new();
-        for row in rows {
-            noted.push(Entry::new(self.resource, row.try_get(0)?, PendingWork::Children));
-        }
+        let is_parent = children_of(self.resource).next().is_some();
+        let entry = |row: &PgRow| Ok(Entry::new(self.resource, row.try_get(0)?, PendingWork::Children));
+        let noted: Vec<Entry> = rows.iter().filter(|_| is_parent).map(entry).collect::<sqlx::Result<_>>()?;
         let parents = pending::note(&self.statements.pending, session, &noted, Duration::ZERO).await?;
         Ok(Erased { count, parents })
     }
