@@ -267,7 +267,7 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
-        self.list_dead(page).await
+        self.with_bodies(&self.find_dead(page).await?).await
     }
 
     async fn newest_dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
@@ -307,11 +307,16 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn count_dead_letters(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
-        self.count_dead(page).await
+        let (found, next) = self.next_dead(page).await?;
+        Ok(BulkStep { changed: found.len(), next })
     }
 
     async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
-        self.audit_all(repair).await
+        let mut audit = Audit::default();
+        for shard in &*self.shards {
+            self.audit_shard(shard, repair, &mut audit).await?;
+        }
+        Ok(audit)
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {
