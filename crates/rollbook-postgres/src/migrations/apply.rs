@@ -282,9 +282,7 @@ impl Run<'_> {
         patience: &mut Patience,
     ) -> sqlx::Result<()> {
         script(self.connection, begin).await?;
-        for statement in first {
-            within(PHASE_MAX, script(self.connection, statement)).await?;
-        }
+        self.each(first).await?;
         let last = format!("SAVEPOINT locks; {}; COMMIT", last.join(";"));
         loop {
             let Err(error) = within(PHASE_MAX, script(self.connection, &last)).await else { return Ok(()) };
@@ -309,9 +307,9 @@ impl Run<'_> {
         }
     }
 
-    async fn each(&mut self, statements: &[String]) -> sqlx::Result<()> {
+    async fn each(&mut self, statements: &[impl AsRef<str>]) -> sqlx::Result<()> {
         for statement in statements {
-            within(PHASE_MAX, script(self.connection, statement)).await?;
+            within(PHASE_MAX, script(self.connection, statement.as_ref())).await?;
         }
         Ok(())
     }
