@@ -1,4 +1,4 @@
-//! Locks of values that are whole whenever a lock is released.
+//! Locks. A value behind one is valid whenever the lock is released.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

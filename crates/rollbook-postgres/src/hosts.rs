@@ -40,7 +40,7 @@ pub(crate) struct Hosts {
     own_session: bool,
     /// Host of the latest connection.
     last: AtomicUsize,
-    /// How many of [`TRIED`] the server refused.
+    /// Number of entries of [`TRIED`] that the server refused.
     refused_settings: AtomicUsize,
 }
 

@@ -208,11 +208,11 @@ impl RedisQueue {
         newest_first: bool,
     ) -> Result<Vec<Found>, QueueError> {
         let mut found = Vec::new();
-        // First local position that follows `after` in the listing of all shards.
         let (range, mut from, end, next) = if newest_first {
             let from = after.map_or_else(|| "+inf".to_owned(), |it| local_before(it, index).to_string());
             ("ZREVRANGEBYSCORE", from, "-inf", -1)
         } else {
+            // First local position that follows `after` in the listing of all shards.
             let from = after.map_or(0, |after| local_position(after, index) + 1);
             ("ZRANGEBYSCORE", from.to_string(), "+inf", 1)
         };

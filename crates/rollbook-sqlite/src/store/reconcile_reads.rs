@@ -30,7 +30,7 @@ pub(super) fn id_list(ids: &[&str]) -> String {
     json!(ids).to_string()
 }
 
-/// States of those of these rows that there are, with their ids: (ids).
+/// States of existing rows, with their ids: (ids).
 pub(super) fn heads_sql(resource: &'static Resource) -> String {
     let (state, named, table) = (STATE_COLUMNS.join(", "), named(resource), resource.table);
     format!("SELECT {state}, {named}, id FROM {table} WHERE id IN (SELECT value FROM json_each(?1))")
