@@ -19,8 +19,8 @@
 //! changes that a check of a store writes and rolls back.
 //!
 //! For the connections: [`url`] parses URLs without repeating them, [`protection`] says how bytes are protected on their
-//! way, [`weakness`] is a finding with its fix, [`trace`] the trace context of a delivery, and [`live`] a value that is
-//! replaced while it is used.
+//! way, [`weakness`] is a finding with its fix, [`trace`] the trace context of a delivery, [`live`] a value that is
+//! replaced while it is used, and [`lock`] locks one.
 
 pub mod backend;
 pub mod catalog;
@@ -31,6 +31,7 @@ pub mod drift;
 pub mod event;
 pub mod json;
 pub mod live;
+pub mod lock;
 pub mod merge;
 pub mod named;
 pub mod pace;

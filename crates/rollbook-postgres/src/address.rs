@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::net::Ipv6Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rollbook_core::lock::lock;
 use rollbook_core::protection::{Protection, is_loopback};
 use rollbook_core::url::{Parts, UrlError, decoded, encoded};
 use sqlx::postgres::PgConnectOptions;
@@ -160,7 +161,7 @@ impl Host {
             Mode::Prefer if self.has_said_no_tls() => (self.connect_in(Mode::Disable).await?, Mode::Disable),
             Mode::Prefer => match self.connect_in(Mode::Require).await {
                 Err(error) if tls::is_without_tls(&error) => {
-                    *self.without_tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                    *lock(&self.without_tls) = Some(Instant::now());
                     (self.connect_in(Mode::Disable).await?, Mode::Disable)
                 }
                 connected => (connected?, Mode::Require),
@@ -180,7 +181,7 @@ impl Host {
     /// Returns whether the server reported within [`ASK_AGAIN_AFTER`] that it has no TLS: then it is not
     /// asked for each connection.
     fn has_said_no_tls(&self) -> bool {
-        let said = *self.without_tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = *lock(&self.without_tls);
         said.is_some_and(|at| at.elapsed() < ASK_AGAIN_AFTER)
     }
 

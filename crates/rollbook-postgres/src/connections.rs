@@ -9,9 +9,10 @@
 //! that was idle for [`CHECK_AFTER`] must answer the `BEGIN` of its next transaction within [`CHECK_MAX`],
 //! which costs no round trip. If one is broken, all connections of its generation are closed.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
+use rollbook_core::lock::lock;
 use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -88,7 +89,7 @@ impl Connections {
             }
             self.close_generation(generation);
         }
-        let (opened, generation) = (Instant::now(), self.pool().generation);
+        let (opened, generation) = (Instant::now(), lock(&self.pool).generation);
         let connection = self.hosts.connect(deadline).await?;
         Ok(Leased { connection, reused: false, begun: false, opened, generation, _permit: permit })
     }
@@ -101,7 +102,7 @@ impl Connections {
     /// Returns a connection to the pool, unless its generation has been closed.
     pub(crate) fn give_back(&self, leased: Leased<'_>) {
         let Leased { connection, opened, generation, .. } = leased;
-        let mut pool = self.pool();
+        let mut pool = lock(&self.pool);
         if generation == pool.generation {
             pool.idle.push(Idle { connection, opened, since: Instant::now() });
         }
@@ -115,13 +116,13 @@ impl Connections {
 
     /// Closes all connections of the current generation.
     pub(crate) fn close_all(&self) {
-        let generation = self.pool().generation;
+        let generation = lock(&self.pool).generation;
         self.close_generation(generation);
     }
 
     /// Closes a generation. Connections that were opened after it was closed are kept.
     fn close_generation(&self, generation: u64) {
-        let mut pool = self.pool();
+        let mut pool = lock(&self.pool);
         if generation == pool.generation {
             pool.generation += 1;
             pool.idle.clear();
@@ -137,12 +138,8 @@ impl Connections {
     /// Returns the connection used last, so that surplus ones reach their age limit, and the current generation.
     fn pop(&self) -> (Option<Idle>, u64) {
         let now = Instant::now();
-        let mut pool = self.pool();
+        let mut pool = lock(&self.pool);
         pool.idle.retain(|idle| now - idle.since < IDLE_MAX && now - idle.opened < AGE_MAX);
         (pool.idle.pop(), pool.generation)
-    }
-
-    fn pool(&self) -> MutexGuard<'_, Pool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,27 +16,20 @@ use crate::address::Host;
 use crate::fault::{ReadOnly, database_error};
 use crate::link::NoConnection;
 
-/// Settings of a new session, for servers that accept fewer and fewer of them. A session starts with them, so that
-/// `RESET ALL` keeps them.
+/// Settings of a new session. A session starts with them, so that `RESET ALL` keeps them.
 ///
 /// A client that was killed, or that the network cut off, must not keep its locks for long. The server ends the session
 /// of a killed client within 2 s even in the middle of a statement (from Postgres 14 on), and within 20 s if the client no
 /// longer answers: three probes at 3 s intervals after 10 s of silence, or 20 s without an acknowledgement of what was sent.
-const SETTINGS: [&[(&str, u32)]; 2] = [
-    &[
-        ("tcp_keepalives_idle", 10),
-        ("tcp_keepalives_interval", 3),
-        ("tcp_keepalives_count", 3),
-        ("tcp_user_timeout", 20_000),
-        ("client_connection_check_interval", 2_000),
-    ],
-    &[
-        ("tcp_keepalives_idle", 10),
-        ("tcp_keepalives_interval", 3),
-        ("tcp_keepalives_count", 3),
-        ("tcp_user_timeout", 20_000),
-    ],
+const SETTINGS: [(&str, u32); 5] = [
+    ("tcp_keepalives_idle", 10),
+    ("tcp_keepalives_interval", 3),
+    ("tcp_keepalives_count", 3),
+    ("tcp_user_timeout", 20_000),
+    ("client_connection_check_interval", 2_000),
 ];
+/// Numbers of [`SETTINGS`] that are tried, for servers that accept fewer and fewer of them.
+const TRIED: [usize; 2] = [5, 4];
 
 /// All hosts of one database.
 pub(crate) struct Hosts {
@@ -47,7 +40,7 @@ pub(crate) struct Hosts {
     own_session: bool,
     /// Host of the latest connection.
     last: AtomicUsize,
-    /// Number of [`SETTINGS`] that the server refused.
+    /// Number of entries of [`TRIED`] that the server refused.
     refused_settings: AtomicUsize,
 }
 
@@ -93,8 +86,8 @@ impl Hosts {
             return host.connect().await;
         }
         let refused_before = self.refused_settings.load(Ordering::Relaxed);
-        for (number, settings) in SETTINGS.iter().enumerate().skip(refused_before) {
-            match host.with_settings(settings).connect().await {
+        for (number, count) in TRIED.into_iter().enumerate().skip(refused_before) {
+            match host.with_settings(&SETTINGS[..count]).connect().await {
                 // Some poolers accept no settings, and older or similar servers may not have all of these.
                 Err(error) if may_refuse_settings(&error) => {}
                 connected => {
@@ -106,7 +99,7 @@ impl Hosts {
             }
         }
         let connection = host.connect().await?;
-        if self.refused_settings.swap(SETTINGS.len(), Ordering::Relaxed) < SETTINGS.len() {
+        if self.refused_settings.swap(TRIED.len(), Ordering::Relaxed) < TRIED.len() {
             host.refused_settings();
         }
         Ok(connection)

@@ -1,8 +1,9 @@
 //! State shared by the connections to one database, and the reasons why there is none.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rollbook_core::lock::lock;
 use rollbook_core::protection::Protection;
 
 /// Parameters of a URL that have no effect here, and the sign of a pooler.
@@ -57,8 +58,4 @@ impl Link {
     pub(crate) fn connected(&self, protection: Protection) {
         *lock(&self.last) = Some(protection);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

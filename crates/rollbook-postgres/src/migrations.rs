@@ -99,13 +99,15 @@ pub(crate) async fn identity(settings: &PostgresSettings) -> Result<String, Stor
 /// Returns the roles that may create objects in the schema although they should not, as weaknesses.
 pub(crate) async fn weaknesses(settings: &PostgresSettings) -> Result<Vec<Weakness>, StoreError> {
     let (database, schema) = open(settings)?;
-    Ok(database.run(&rights::Creators { schema: &schema }).await?)
+    let roles = database.names(&rights::creators(&schema)).await?;
+    Ok(roles.into_iter().map(|role| rights::weakness(&schema, role)).collect())
 }
 
 /// Drops the schema with everything in it, whoever created it.
 pub(crate) async fn drop_schema(settings: &PostgresSettings) -> Result<(), StoreError> {
     let (database, schema) = open(settings)?;
-    Ok(database.run(&Drop { schema: &schema }).await?)
+    let drop = format!(r#"DROP SCHEMA IF EXISTS "{schema}" CASCADE"#).into();
+    Ok(database.rows(&drop, Values::default(), |_| Ok(())).await.map(std::mem::drop)?)
 }
 
 fn open(settings: &PostgresSettings) -> Result<(Database, String), Fault> {
@@ -174,18 +176,6 @@ impl Work for Ask<'_> {
             Vec::new()
         };
         Ok(State { version, encoding, rows })
-    }
-}
-
-struct Drop<'a> {
-    schema: &'a str,
-}
-
-impl Work for Drop<'_> {
-    type Output = ();
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        session.script(format!(r#"DROP SCHEMA IF EXISTS "{}" CASCADE"#, self.schema)).await
     }
 }
 

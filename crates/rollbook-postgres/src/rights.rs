@@ -182,7 +182,7 @@ impl Work for AskWithoutRights<'_> {
 }
 
 /// Returns a name for a log line: a name may contain any character, a log line may not.
-fn plain(name: String) -> String {
+pub(crate) fn plain(name: String) -> String {
     if name.contains(char::is_control) {
         return name.chars().map(|each| if each.is_control() { ' ' } else { each }).collect();
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Executor as _, raw_sql};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _, raw_sql};
 use tokio::time::{sleep, timeout};
 
 use crate::address::Address;
@@ -247,9 +247,25 @@ impl Database {
         self.run(&Statement { sql, values, read }).await
     }
 
+    /// Reads the names that a SELECT without values returns. It is not prepared: at a pooler that no setting names, a prepared
+    /// statement may be another client's, and its rows would be shown as names.
+    pub(crate) async fn names(&self, sql: &str) -> Result<Vec<String>, Fault> {
+        self.run(&Names(sql)).await
+    }
+
     /// Returns the address of the database.
     pub(crate) const fn address(&self) -> &Address {
         &self.address
+    }
+}
+
+struct Names<'a>(&'a str);
+
+impl Work for Names<'_> {
+    type Output = Vec<String>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
+        session.ask(self.0).await?.iter().map(|row| row.try_get(0)).collect()
     }
 }
 
@@ -265,5 +281,18 @@ impl<R: Fn(&PgRow) -> sqlx::Result<T> + Sync, T: Send> Work for Statement<'_, R>
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
         session.fetch(self.sql, self.values.arguments()?).await?.iter().map(&self.read).collect()
+    }
+}
+
+/// A statement that reads in the order of an index, a page at a time: a sort would read all living rows for each
+/// page.
+pub(crate) struct InOrder<'a, R>(pub(crate) Statement<'a, R>);
+
+impl<R: Fn(&PgRow) -> sqlx::Result<T> + Sync, T: Send> Work for InOrder<'_, R> {
+    type Output = Vec<T>;
+
+    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
+        session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
+        self.0.run(session).await
     }
 }

@@ -141,20 +141,17 @@ impl Address {
         }
         let database = if database.is_empty() { Ok(0) } else { database.parse() };
         let database = database.map_err(|_| "has a database that is not a number".to_owned())?;
-        let key_prefix = crate::KEY_PREFIX.to_owned();
-        let trust = Trust::System;
-        let has_met = Arc::default();
         Ok(Self {
             form,
             tls,
-            trust,
+            trust: Trust::System,
             certificates: None,
             user,
             password,
             hosts,
             database,
-            key_prefix,
-            has_met,
+            key_prefix: crate::KEY_PREFIX.to_owned(),
+            has_met: Arc::default(),
         })
     }
 

@@ -18,13 +18,14 @@ mod inspection;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool::managed::{
     self, Metrics, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
 };
 use redis::{Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value};
+use rollbook_core::lock::lock;
 use rollbook_core::queue::{Durability, QueueError};
 use rollbook_core::weakness::joined;
 use tokio::sync::Notify;
@@ -249,10 +250,6 @@ impl Connector {
         })
     }
 
-    fn last_state(&self) -> MutexGuard<'_, Option<ServerState>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Runs a call on a connection that was idle. If the answer is late, another connection checks whether
     /// the server is slow. If the server answers there, the network has dropped the idle connection;
     /// otherwise the call keeps waiting.
@@ -364,7 +361,7 @@ impl managed::Manager for Connector {
             Err(RecycleError::message("connections of this generation have failed"))
         } else if pooled.used_at.is_some_and(|at| at.elapsed() >= IDLE_MAX) {
             Err(RecycleError::message("idle for too long"))
-        } else if self.last_state().as_ref() != Some(&pooled.state) {
+        } else if lock(&self.state).as_ref() != Some(&pooled.state) {
             Err(RecycleError::message("server settings have changed"))
         } else {
             Ok(())

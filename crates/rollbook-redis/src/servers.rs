@@ -6,11 +6,12 @@
 //!   nodes. One background task probes the node, and asks the others for its slots, until the node answers or owns none.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all, select_ok};
 use redis::{Value, cmd};
+use rollbook_core::lock::lock;
 use rollbook_core::queue::{Durability, QueueError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -207,7 +208,7 @@ impl Servers {
 
     /// Runs a background task until it ends or the last user of these servers is dropped.
     pub(crate) fn spawn_background(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = lock(&self.0.tasks);
         while let Some(ended) = tasks.try_join_next() {
             if let Err(panicked) = ended {
                 error!("{}: a background task failed: {panicked}", self.0.address);
@@ -221,7 +222,7 @@ impl Servers {
         let Some(node) = server.node() else { return };
         let shards = self.0.shards_of(node);
         {
-            let mut topology = self.0.topology();
+            let mut topology = lock(&self.0.topology);
             if topology.outages.insert(node.clone(), error.clone()).is_some() {
                 return;
             }
@@ -249,7 +250,7 @@ async fn watch_outage(servers: Weak<Inner>, server: Arc<Server>, node: Node) {
         match answered {
             // An error that needs manual action is returned by each call.
             Ok(()) | Err(QueueError::Deployment(_)) => {
-                let mut topology = servers.topology();
+                let mut topology = lock(&servers.topology);
                 topology.outages.remove(&node);
                 if !has_slots {
                     topology.nodes.remove(&node);
@@ -261,22 +262,18 @@ async fn watch_outage(servers: Weak<Inner>, server: Arc<Server>, node: Node) {
                 info!(seconds, "{}: {what}", server.name());
                 return;
             }
-            Err(error) => _ = servers.topology().outages.insert(node.clone(), error),
+            Err(error) => _ = lock(&servers.topology).outages.insert(node.clone(), error),
         }
     }
 }
 
 impl Inner {
-    fn topology(&self) -> MutexGuard<'_, Topology> {
-        self.topology.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn owner_of(&self, shard: usize) -> Option<Arc<Server>> {
-        self.topology().owners.get(shard).cloned().flatten()
+        lock(&self.topology).owners.get(shard).cloned().flatten()
     }
 
     fn shards_of(&self, node: &Node) -> Vec<usize> {
-        let topology = self.topology();
+        let topology = lock(&self.topology);
         let owners = topology.owners.iter().enumerate();
         let theirs =
             owners.filter(|(_, owner)| owner.as_ref().is_some_and(|owner| owner.node() == Some(node)));
@@ -286,7 +283,7 @@ impl Inner {
     /// Returns the error at once if the server is known to be unreachable.
     fn check(&self, server: &Server) -> Result<(), QueueError> {
         let Some(node) = server.node() else { return Ok(()) };
-        self.topology().outages.get(node).map_or(Ok(()), |error| Err(error.clone()))
+        lock(&self.topology).outages.get(node).map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// Reads the slots from the nodes, unless that was done after `since`. The node `without` is not asked,
@@ -308,7 +305,7 @@ impl Inner {
     /// Returns the first answer of the asked nodes.
     async fn ask_for_slots(&self, without: Option<&Node>) -> Result<Vec<slots::Range>, QueueError> {
         let mut nodes: Vec<Node> = {
-            let topology = self.topology();
+            let topology = lock(&self.topology);
             topology.nodes.keys().filter(|node| !topology.outages.contains_key(*node)).cloned().collect()
         };
         nodes.extend(self.address.hosts.iter().cloned());
@@ -335,7 +332,7 @@ impl Inner {
 
     /// Stores the servers of all shards.
     fn store_slots(&self, ranges: &[slots::Range]) -> Result<(), QueueError> {
-        let mut topology = self.topology();
+        let mut topology = lock(&self.topology);
         let mut owners = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
             let Some(node) = slots::owner_of(*slot, ranges) else {

@@ -14,7 +14,7 @@
 use std::path::Path;
 use std::thread;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Params, Row};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::checkpoints::Checkpoints;
@@ -22,6 +22,7 @@ use crate::connection;
 use crate::fault::Fault;
 use crate::migrations::Guard;
 use crate::place::Place;
+use crate::select::select;
 
 /// Maximum pieces of work in one commit. Each piece is already a batch.
 const GROUP_MAX: usize = 64;
@@ -82,6 +83,25 @@ impl Database {
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         self.send(work, true).await
+    }
+
+    /// Runs one SELECT as [`Self::read`] does, and reads its rows.
+    pub(crate) async fn rows<T: Send + 'static>(
+        &self,
+        sql: impl AsRef<str> + Send + 'static,
+        values: impl Params + Clone + Send + 'static,
+        read: impl Fn(&Row<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<Vec<T>, Fault> {
+        self.read(move |connection| select(connection, sql.as_ref(), values.clone(), &read)).await
+    }
+
+    /// Runs one statement that writes, as [`Self::run`] does.
+    pub(crate) async fn execute(
+        &self,
+        sql: &'static str,
+        values: impl Params + Clone + Send + 'static,
+    ) -> Result<(), Fault> {
+        self.run(move |connection| connection.prepare_cached(sql)?.execute(values.clone()).map(drop)).await
     }
 
     async fn send<T, F>(&self, piece: F, reads: bool) -> Result<T, Fault>

@@ -32,35 +32,22 @@ pub(crate) enum Fault {
     Broken(String),
 }
 
-/// A row was written, and does not show what was written.
+/// A row does not hold what a statement should have written, although the statement reported no error.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a trigger of the table undoes the change")]
-pub(crate) struct Undone;
-
-impl From<Undone> for rusqlite::Error {
-    fn from(error: Undone) -> Self {
-        Self::ToSqlConversionFailure(Box::new(error))
-    }
+pub(crate) enum NotKept {
+    /// The row was written, and does not show what was written.
+    #[error("a trigger of the table undoes the change")]
+    Undone,
+    /// The ledger entry of a delivery is missing: a trigger left it out (`RAISE(IGNORE)`) or removed it.
+    #[error("a trigger of the table deliveries keeps the ledger entry from being written")]
+    LedgerSkipped,
+    /// The ledger entry of a delivery does not have the subject and the outcome that were written.
+    #[error("a trigger of the table deliveries changes the ledger entry")]
+    LedgerChanged,
 }
 
-/// The ledger entry of a delivery is missing: a trigger left it out (`RAISE(IGNORE)`) or removed it.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a trigger of the table deliveries keeps the ledger entry from being written")]
-pub(crate) struct LedgerSkipped;
-
-impl From<LedgerSkipped> for rusqlite::Error {
-    fn from(error: LedgerSkipped) -> Self {
-        Self::ToSqlConversionFailure(Box::new(error))
-    }
-}
-
-/// The ledger entry of a delivery does not have the subject and the outcome that were written.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a trigger of the table deliveries changes the ledger entry")]
-pub(crate) struct LedgerChanged;
-
-impl From<LedgerChanged> for rusqlite::Error {
-    fn from(error: LedgerChanged) -> Self {
+impl From<NotKept> for rusqlite::Error {
+    fn from(error: NotKept) -> Self {
         Self::ToSqlConversionFailure(Box::new(error))
     }
 }
@@ -68,7 +55,7 @@ impl From<LedgerChanged> for rusqlite::Error {
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
         if let rusqlite::Error::ToSqlConversionFailure(own) = &error
-            && (own.is::<Undone>() || own.is::<LedgerSkipped>() || own.is::<LedgerChanged>())
+            && own.is::<NotKept>()
         {
             return Self::Data(own.to_string());
         }

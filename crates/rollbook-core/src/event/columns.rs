@@ -1,7 +1,6 @@
 //! Reading the typed columns from an object.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use super::numbers::whole;
 use super::{INDEXED_TEXT_LENGTH_MAX, NAME_LENGTH_MAX};
@@ -11,9 +10,10 @@ use crate::json::{Json, Members};
 use crate::time::Timestamp;
 
 /// Reason why a value does not fit its column, without the value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     /// The value, or an object on the way to it, has another JSON type.
+    #[error("{found} in place of {expected}")]
     Type {
         /// JSON type that was found.
         found: &'static str,
@@ -21,22 +21,14 @@ pub enum Mismatch {
         expected: &'static str,
     },
     /// The text is longer than the column allows.
+    #[error("a text of more than {max} bytes")]
     Length {
         /// Maximum length, in bytes.
         max: usize,
     },
     /// The number is not an integer of 64 bits, or not a time that every engine can store.
+    #[error("a number outside of the range of the column")]
     Range,
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Type { found, expected } => write!(f, "{found} in place of {expected}"),
-            Self::Length { max } => write!(f, "a text of more than {max} bytes"),
-            Self::Range => write!(f, "a number outside of the range of the column"),
-        }
-    }
 }
 
 impl Mismatch {

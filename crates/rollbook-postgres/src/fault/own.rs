@@ -1,19 +1,22 @@
 //! Errors of our own that end a transaction, like an error of the server.
 
-use std::fmt;
-
 /// A row does not hold what a statement should have written, although the statement reported no error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotKept {
     /// The statement left out the row: a trigger returned null.
+    #[error("a trigger of the table keeps the row from being written")]
     Skipped,
     /// The statement could not lock the row: a row-level security policy hides it from changes.
+    #[error("a row-level security policy of the table keeps the row from being changed")]
     Hidden,
     /// The row was written, and a trigger changed it afterwards.
+    #[error("a trigger of the table undoes the change")]
     Undone,
     /// The ledger entry of a delivery is missing: a trigger left it out or removed it.
+    #[error("a trigger of the table deliveries keeps the ledger entry from being written")]
     LedgerSkipped,
     /// The ledger entry of a delivery was written with another id, subject or outcome: a trigger changed it.
+    #[error("a trigger of the table deliveries changes the ledger entry")]
     LedgerChanged,
 }
 
@@ -27,22 +30,6 @@ impl NotKept {
         }
     }
 }
-
-impl fmt::Display for NotKept {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Skipped => "a trigger of the table keeps the row from being written",
-            Self::Hidden => "a row-level security policy of the table keeps the row from being changed",
-            Self::Undone => "a trigger of the table undoes the change",
-            Self::LedgerSkipped => {
-                "a trigger of the table deliveries keeps the ledger entry from being written"
-            }
-            Self::LedgerChanged => "a trigger of the table deliveries changes the ledger entry",
-        })
-    }
-}
-
-impl std::error::Error for NotKept {}
 
 impl From<NotKept> for sqlx::Error {
     fn from(error: NotKept) -> Self {

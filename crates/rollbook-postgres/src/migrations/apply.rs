@@ -15,7 +15,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgConnection, raw_sql};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::feed::{self, Difference};
+use super::feed;
 use super::refused;
 use super::state::{State, UNFINISHED};
 use super::steps::{Phase, STEPS, Step, at_once, drops_of_columns, phases};
@@ -75,8 +75,9 @@ pub(super) async fn apply(
         make(database, schema, settings.changes, first).await?;
         return Ok(pending);
     }
-    let feed = Difference { schema, on: settings.changes };
-    let feed = within(PHASE_MAX, feed.run(&mut Session::of(first))).await.map_err(of_server)?;
+    let session = &mut Session::of(first);
+    let feed = within(PHASE_MAX, feed::difference(session, schema, settings.changes));
+    let feed = feed.await.map_err(of_server)?;
     if pending.is_empty() && feed.is_empty() {
         script(first, "ROLLBACK").await.map_err(of_server)?;
         return Ok(pending);
@@ -281,9 +282,7 @@ impl Run<'_> {
         patience: &mut Patience,
     ) -> sqlx::Result<()> {
         script(self.connection, begin).await?;
-        for statement in first {
-            within(PHASE_MAX, script(self.connection, statement)).await?;
-        }
+        self.each(first).await?;
         let last = format!("SAVEPOINT locks; {}; COMMIT", last.join(";"));
         loop {
             let Err(error) = within(PHASE_MAX, script(self.connection, &last)).await else { return Ok(()) };
@@ -308,9 +307,9 @@ impl Run<'_> {
         }
     }
 
-    async fn each(&mut self, statements: &[String]) -> sqlx::Result<()> {
+    async fn each(&mut self, statements: &[impl AsRef<str>]) -> sqlx::Result<()> {
         for statement in statements {
-            within(PHASE_MAX, script(self.connection, statement)).await?;
+            within(PHASE_MAX, script(self.connection, statement.as_ref())).await?;
         }
         Ok(())
     }

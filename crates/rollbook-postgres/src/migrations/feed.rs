@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use rollbook_core::catalog::{RESOURCES, Resource};
 use sqlx::Row as _;
 
-use crate::transaction::{Session, Work};
+use crate::transaction::Session;
 
 /// First and last timestamp that can be shown, in milliseconds.
 const SHOWN: (i64, i64) = (-62_135_596_800_000, 253_402_207_200_000);
@@ -67,58 +67,46 @@ pub(crate) fn triggers_of(schema: &str) -> String {
 pub(crate) const COUNT: usize = RESOURCES.len() * 2;
 
 /// Finds what is to be changed so that the schema records changes, or does not.
-pub(super) struct Difference<'a> {
-    pub(super) schema: &'a str,
-    pub(super) on: bool,
-}
-
-impl Work for Difference<'_> {
-    type Output = Changes;
-
-    const GUARDED: bool = false;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Changes> {
-        let schema = self.schema;
-        let mut triggers = BTreeSet::new();
-        for row in session.ask(&triggers_of(schema)).await? {
-            triggers.insert((row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?));
-        }
-        let mut functions = Vec::new();
-        let sources = format!(
-            "SELECT proname::text, prosrc FROM pg_catalog.pg_proc
-             WHERE pronamespace = '\"{schema}\"'::regnamespace AND starts_with(proname, '{PREFIX}_')"
-        );
-        for row in session.ask(&sources).await? {
-            functions.push((row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?));
-        }
-        let mut changes = Changes::new();
-        for resource in RESOURCES {
-            let mut sql = String::new();
-            for trigger in all().filter(|trigger| trigger.resource == resource) {
-                let has_trigger = triggers.contains(&(resource.table.to_owned(), trigger.name()));
-                let source = functions.iter().find(|(name, _)| *name == trigger.function());
-                if self.on {
-                    if source.is_none_or(|(_, source)| *source != trigger.body(schema)) {
-                        sql += &trigger.make_function(schema);
-                    }
-                    if !has_trigger {
-                        sql += &trigger.make(schema);
-                    }
-                } else {
-                    if has_trigger {
-                        sql += &trigger.drop(schema);
-                    }
-                    if source.is_some() {
-                        sql += &trigger.drop_function(schema);
-                    }
+pub(super) async fn difference(session: &mut Session<'_>, schema: &str, on: bool) -> sqlx::Result<Changes> {
+    let mut triggers = BTreeSet::new();
+    for row in session.ask(&triggers_of(schema)).await? {
+        triggers.insert((row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?));
+    }
+    let mut functions = Vec::new();
+    let sources = format!(
+        "SELECT proname::text, prosrc FROM pg_catalog.pg_proc
+         WHERE pronamespace = '\"{schema}\"'::regnamespace AND starts_with(proname, '{PREFIX}_')"
+    );
+    for row in session.ask(&sources).await? {
+        functions.push((row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?));
+    }
+    let mut changes = Changes::new();
+    for resource in RESOURCES {
+        let mut sql = String::new();
+        for trigger in all().filter(|trigger| trigger.resource == resource) {
+            let has_trigger = triggers.contains(&(resource.table.to_owned(), trigger.name()));
+            let source = functions.iter().find(|(name, _)| *name == trigger.function());
+            if on {
+                if source.is_none_or(|(_, source)| *source != trigger.body(schema)) {
+                    sql += &trigger.make_function(schema);
+                }
+                if !has_trigger {
+                    sql += &trigger.make(schema);
+                }
+            } else {
+                if has_trigger {
+                    sql += &trigger.drop(schema);
+                }
+                if source.is_some() {
+                    sql += &trigger.drop_function(schema);
                 }
             }
-            if !sql.is_empty() {
-                changes.push((resource.table, sql));
-            }
         }
-        Ok(changes)
+        if !sql.is_empty() {
+            changes.push((resource.table, sql));
+        }
     }
+    Ok(changes)
 }
 
 /// Returns the statements that make all triggers in a new schema.

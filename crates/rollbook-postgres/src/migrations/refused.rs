@@ -7,6 +7,7 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::address::Address;
 use crate::fault::{self, Fault, database_error};
+use crate::rights::plain;
 
 /// Maximum characters shown of the list of objects that depend on a table.
 const DETAIL_MAX: usize = 600;
@@ -54,7 +55,5 @@ fn of_others(error: &PgDatabaseError) -> Option<String> {
         let detail: String = detail.chars().take(DETAIL_MAX).collect();
         what = format!("{what}: {}", detail.replace('\n', "; "));
     }
-    // A name may contain any character, a log line may not.
-    let what: String = what.chars().map(|each| if each.is_control() { ' ' } else { each }).collect();
-    Some(format!("{what} (SQLSTATE {})", error.code()))
+    Some(format!("{} (SQLSTATE {})", plain(what), error.code()))
 }

@@ -69,7 +69,7 @@ fn context(schema: &str, has_organization: bool) -> Sql {
     } else {
         ("false", "(SELECT NULL::text)".to_owned())
     };
-    format!(
+    Sql::from(format!(
         r#"SELECT {users}, {organizations}, {memberships}, {subscriptions}, {items}
            FROM (SELECT) AS one
            LEFT JOIN "{schema}".users AS person ON person.id = $1 AND {is_user}
@@ -87,8 +87,7 @@ fn context(schema: &str, has_organization: bool) -> Sql {
         is_organization = current("organization"),
         subscription = latest(&SUBSCRIPTIONS, payer, 1),
         item = latest(&SUBSCRIPTION_ITEMS, &format!("{payer} AND status NOT IN ({over})"), ITEMS_MAX),
-    )
-    .into()
+    ))
 }
 
 /// Current memberships with the rows of their other side, in the order of the index on both ids.
@@ -96,7 +95,7 @@ fn members(schema: &str, of: MembersOf<'_>) -> Sql {
     let (column, other) = of.columns();
     let later = r#"(coalesce(later.created_at, '-infinity'), later.id COLLATE "C")
                    > (coalesce(member.created_at, '-infinity'), member.id COLLATE "C")"#;
-    format!(
+    Sql::from(format!(
         r#"SELECT {memberships}, {others}
            FROM "{schema}".organization_memberships AS member
            LEFT JOIN "{schema}".{table} AS other ON other.id = member.{other} AND {is_other}
@@ -110,8 +109,7 @@ fn members(schema: &str, of: MembersOf<'_>) -> Sql {
         is_other = current("other"),
         is_member = current("member"),
         is_later = current("later"),
-    )
-    .into()
+    ))
 }
 
 /// Reads a line of a context, with at most one subscription item.

@@ -13,7 +13,7 @@ use super::attempt::run_deferred;
 use super::known::{self, Asked, Known, ask};
 use super::parents::Ids;
 use super::recheck::Candidates;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use super::write::{Write, arguments, is_undone};
 use crate::address::Address;
 use crate::fault::{self, Fault, NotKept};
@@ -234,7 +234,7 @@ impl<'a> Part<'a> {
     fn write(&self, winner: &SubjectUpdate, number: usize, known: &Known) -> Write<'a> {
         let subject_change: &'a SubjectChange = self.assertions[winner.last];
         let row = winner.content.and_then(|position| self.assertions[position].row.as_ref());
-        let parent = |of, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
+        let parent = |of: &Resource, id: &str| known[of.number].get(id).map(|seen| seen.stored);
         Write {
             id: &subject_change.id,
             row,

@@ -3,9 +3,10 @@
 //! Notifications do not pass a pooler in transaction mode and are lost with a connection, so the last position is read from
 //! time to time as well. Nothing is asked while nobody waits.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use rollbook_core::lock::lock;
 use rollbook_core::store::Position;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
@@ -55,7 +56,7 @@ impl Bell {
     pub(super) fn subscribe(&self) -> watch::Receiver<Position> {
         let receiver = self.inner.last.subscribe();
         self.inner.wanted.notify_one();
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut task = lock(&self.task);
         // A task that has panicked is replaced.
         while task.try_join_next().is_some() {}
         if task.is_empty() {

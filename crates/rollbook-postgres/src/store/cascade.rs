@@ -19,8 +19,8 @@ use super::PostgresStore;
 use super::attempt::{Failed, refused};
 use super::entries::about;
 use super::parents::{Ids, Parents, Repair, Rows};
-use super::pending::{self, Change, Then};
-use super::sql::{Statements, number_of};
+use super::pending::{self, Then};
+use super::sql::Statements;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 
@@ -65,7 +65,7 @@ impl PostgresStore {
                 self.release(entry).await?;
                 continue;
             }
-            let number = number_of(entry.resource);
+            let number = entry.resource.number;
             let ids = Ids::from([(number, std::iter::once(entry.id.clone()).collect())]);
             let (statements, now) = (&self.statements, self.clock.now());
             let repair = Repair { statements, rows: &ids, now };
@@ -77,10 +77,14 @@ impl PostgresStore {
         Ok(())
     }
 
+    async fn change_entry(&self, entry: &Entry, then: Then<'_>) -> Result<(), StoreError> {
+        let (sql, values) = self.statements.pending.change(entry, then);
+        Ok(self.database.rows(sql, values, |_| Ok(())).await.map(drop)?)
+    }
+
     /// Makes an entry that was taken due at once.
     pub(super) async fn release(&self, entry: &Entry) -> Result<(), StoreError> {
-        let statements = &self.statements.pending;
-        Ok(self.database.run(&Change { statements, entry, then: Then::Release }).await?)
+        self.change_entry(entry, Then::Release).await
     }
 
     /// Records that a row refuses its change.
@@ -90,8 +94,7 @@ impl PostgresStore {
         why: Failed,
         turn: &mut Turn<'_>,
     ) -> Result<(), StoreError> {
-        let then = Then::Refuse(why.text());
-        self.database.run(&Change { statements: &self.statements.pending, entry, then }).await?;
+        self.change_entry(entry, Then::Refuse(why.text())).await?;
         if turn.done.refused < LOGGED_MAX {
             tracing::warn!(
                 table = entry.resource.table,
@@ -109,7 +112,6 @@ impl PostgresStore {
     /// Works on the entry of a parent, which is taken.
     pub(super) async fn work_off(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         turn.take(Instant::now());
-        let entries = &self.statements.pending;
         let kept;
         let then = match self.children(entry, turn).await? {
             Ended::Done => return Ok(()),
@@ -137,7 +139,7 @@ impl PostgresStore {
             }
             Ended::Unfinished => Then::Release,
         };
-        Ok(self.database.run(&Change { statements: entries, entry, then }).await?)
+        self.change_entry(entry, then).await
     }
 
     /// Repairs or records every child row of a parent, as far as the time reaches.
@@ -225,8 +227,7 @@ impl PostgresStore {
     ) -> Result<(), StoreError> {
         let size = self.pace.size();
         if ids.len() > size {
-            let rest = ids.split_off(size);
-            open.push(rest);
+            open.push(ids.split_off(size));
         }
         let rows = Ids::from([(number, ids.iter().cloned().collect())]);
         let repair = Repair { statements: &self.statements, rows: &rows, now: self.clock.now() };
@@ -250,8 +251,7 @@ impl PostgresStore {
     /// Keeps the entry from other workers for longer.
     pub(super) async fn hold(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
         if turn.must_hold(Instant::now()) {
-            let statements = &self.statements.pending;
-            self.database.run(&Change { statements, entry, then: Then::Hold }).await?;
+            self.change_entry(entry, Then::Hold).await?;
         }
         Ok(())
     }
@@ -300,9 +300,7 @@ impl Work for Search<'_> {
             return Ok(Found::default());
         };
         let (with_survivors, forget): (bool, bool) = (locked.try_get(0)?, locked.try_get(1)?);
-        let id = std::iter::once(self.entry.id.clone()).collect();
-        let parents =
-            Parents { ids: std::iter::once((self.entry.resource.table, id)).collect(), with_survivors };
+        let parents = Parents::of(self.entry, with_survivors);
         let wrong = parents.rows(self.statements, session, Rows::Stale, true, FOUND_MAX).await?;
         let mut found = Found { wrong, ..Found::default() };
         if forget && found.wrong.is_empty() {

@@ -22,7 +22,7 @@ use crate::values::Values;
 /// Lines after a position, with the state of the feed from the same snapshot: (position, last position to pass over,
 /// resources, kinds, limit).
 fn page(schema: &str) -> Sql {
-    format!(
+    Sql::from(format!(
         r#"SELECT state.last_position, state.removed_through, state.generation, state.tableoid::int8, line.position, line.resource, line.subject_id, line.kind,
                   line.changed, line.origin, line.cause, line.event_at, line.at
            FROM "{schema}".changes_state AS state
@@ -31,13 +31,12 @@ fn page(schema: &str) -> Sql {
                                     AND ($4::text[] IS NULL OR kind = ANY ($4))
                               ORDER BY position LIMIT $5) AS line ON true
            ORDER BY line.position"#
-    )
-    .into()
+    ))
 }
 
 /// State of the feed.
 fn state(schema: &str) -> Sql {
-    format!(
+    Sql::from(format!(
         r#"SELECT last_position, removed_through, (SELECT count(*) FROM ({triggers}) AS found),
                   (SELECT (extract(epoch FROM clock_timestamp() - noted_at) * 1000)::int8
                    FROM "{schema}".changes_pending ORDER BY number LIMIT 1),
@@ -45,13 +44,12 @@ fn state(schema: &str) -> Sql {
                   generation, tableoid::int8
            FROM "{schema}".changes_state"#,
         triggers = triggers_of(schema),
-    )
-    .into()
+    ))
 }
 
 /// Position before the first line from a time on: (time). Times grow with the positions, which have no gap.
 fn before(schema: &str) -> Sql {
-    format!(
+    Sql::from(format!(
         r#"WITH RECURSIVE search (low, high) AS (
                SELECT removed_through + 1, last_position + 1 FROM "{schema}".changes_state
                UNION ALL
@@ -62,8 +60,7 @@ fn before(schema: &str) -> Sql {
                      FROM search WHERE low < high) AS step
            )
            SELECT max(low) - 1 FROM search"#
-    )
-    .into()
+    ))
 }
 
 /// Last position.

@@ -20,7 +20,7 @@ use super::cascade::{SEARCH_MAX, Turn};
 use super::known::{self, Asked, Seen};
 use super::parents::{Belonging, Ids, Parents, Rows};
 use super::pending;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use super::write::{Write, arguments, is_undone};
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
@@ -152,7 +152,7 @@ impl Work for FindUndone<'_> {
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
         let mut rows = Ids::new();
         for (resource, id) in self.subjects {
-            rows.entry(number_of(resource)).or_default().insert(id.clone());
+            rows.entry(resource.number).or_default().insert(id.clone());
         }
         apply::undone(self.statements, session, &rows).await
     }
@@ -191,7 +191,7 @@ impl Bury<'_> {
         resource: &'static Resource,
         id: &str,
     ) -> sqlx::Result<()> {
-        let number = number_of(resource);
+        let number = resource.number;
         for _ in 0..WRITES_MAX {
             let mut asked = Asked::default();
             asked.subjects[number].insert(id);

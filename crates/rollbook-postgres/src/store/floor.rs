@@ -39,13 +39,12 @@ pub(super) struct Floor {
 
 /// Transactions that write to the table: (none). Transactions that are prepared for two-phase commit have lost their name.
 pub(super) fn writers(schema: &str) -> Sql {
-    format!(
+    Sql::from(format!(
         r#"SELECT virtualtransaction FROM pg_catalog.pg_locks
            WHERE relation = '"{schema}".changes_pending'::regclass AND mode = 'RowExclusiveLock'
                  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
                  AND pid IS DISTINCT FROM pg_backend_pid()"#
-    )
-    .into()
+    ))
 }
 
 async fn read(session: &mut Session<'_>, writers: &Sql) -> sqlx::Result<BTreeSet<String>> {

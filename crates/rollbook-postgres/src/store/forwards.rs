@@ -35,30 +35,6 @@ fn forward_sql(schema: &str) -> String {
     )
 }
 
-/// Takes a forward: (name, position, holder, milliseconds).
-fn take_sql(schema: &str) -> String {
-    let until = "clock_timestamp() + $4::int8 * interval '1 millisecond'";
-    format!(
-        r#"INSERT INTO "{schema}".forwards AS forward (name, position, epoch, holder, held_until, saved_at)
-               VALUES ($1, $2, 1, $3, {until}, clock_timestamp())
-           ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = {until}, epoch = forward.epoch + 1
-           WHERE forward.holder IS NULL OR forward.holder = excluded.holder OR {has_ended}
-           RETURNING true"#,
-        has_ended = has_ended("forward.held_until"),
-    )
-}
-
-/// Saves the position: (name, epoch, position, time, milliseconds, time of the stop, reason, open changes, generation, pause).
-fn save_sql(schema: &str) -> String {
-    format!(
-        r#"UPDATE "{schema}".forwards
-           SET position = $3, saved_at = $4, held_until = clock_timestamp() + $5::int8 * interval '1 millisecond',
-               stopped_at = coalesce($6::timestamptz, stopped_at), stop_reason = coalesce($7::text, stop_reason),
-               in_hand_at = $3, in_hand = $8, generation = $9, paused_until = $10
-           WHERE name = $1 AND epoch = $2 RETURNING true"#
-    )
-}
-
 /// Records changes: (forward, one array for each column). The names of columns come as one JSON text for each change.
 fn record_sql(schema: &str) -> String {
     format!(
@@ -158,17 +134,22 @@ impl Work for Take<'_> {
     type Output = Option<Forward>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Option<Forward>> {
-        let values = Values::default()
-            .with(self.name)
-            .with(bound(self.begin))
-            .with(self.holder)
-            .with(millis(self.hold_for));
-        let sql = take_sql(self.schema).into();
-        if session.fetch(&sql, values.arguments()?).await?.is_empty() {
+        let Self { schema, name, holder, hold_for, begin } = *self;
+        let until = "clock_timestamp() + $4::int8 * interval '1 millisecond'";
+        let sql = format!(
+            r#"INSERT INTO "{schema}".forwards AS forward (name, position, epoch, holder, held_until, saved_at)
+                   VALUES ($1, $2, 1, $3, {until}, clock_timestamp())
+               ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = {until}, epoch = forward.epoch + 1
+               WHERE forward.holder IS NULL OR forward.holder = excluded.holder OR {has_ended}
+               RETURNING true"#,
+            has_ended = has_ended("forward.held_until"),
+        );
+        let values = Values::default().with(name).with(bound(begin)).with(holder).with(millis(hold_for));
+        if session.fetch(&sql.into(), values.arguments()?).await?.is_empty() {
             return Ok(None);
         }
-        let sql = format!("{} WHERE forward.name = $1", forward_sql(self.schema)).into();
-        let rows = session.fetch(&sql, Values::default().with(self.name).arguments()?).await?;
+        let sql = format!("{} WHERE forward.name = $1", forward_sql(schema)).into();
+        let rows = session.fetch(&sql, Values::default().with(name).arguments()?).await?;
         rows.first().map(forward).transpose()
     }
 }
@@ -187,6 +168,13 @@ impl Work for Save<'_> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<bool> {
         let Self { schema, name, progress, .. } = self;
+        let sql = format!(
+            r#"UPDATE "{schema}".forwards
+               SET position = $3, saved_at = $4, held_until = clock_timestamp() + $5::int8 * interval '1 millisecond',
+                   stopped_at = coalesce($6::timestamptz, stopped_at), stop_reason = coalesce($7::text, stop_reason),
+                   in_hand_at = $3, in_hand = $8, generation = $9, paused_until = $10
+               WHERE name = $1 AND epoch = $2 RETURNING true"#
+        );
         let stopped = progress.stopped.as_ref();
         let values = Values::default()
             .with(*name)
@@ -199,7 +187,7 @@ impl Work for Save<'_> {
             .with(progress.open_changes.as_ref().map(OpenChanges::encode))
             .with(progress.generation.map(bound))
             .with(progress.paused_until.map(Time));
-        if session.fetch(&save_sql(schema).into(), values.arguments()?).await?.is_empty() {
+        if session.fetch(&sql.into(), values.arguments()?).await?.is_empty() {
             return Ok(false);
         }
         if !progress.removed.is_empty() {

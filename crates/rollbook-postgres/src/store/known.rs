@@ -8,7 +8,7 @@ use rollbook_core::merge::{self, Content, Links, SubjectState};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{Arguments as _, Row as _};
 
-use super::sql::{Statements, Which, number_of};
+use super::sql::{Statements, Which};
 use crate::transaction::Session;
 use crate::types::{Time, number};
 
@@ -34,9 +34,9 @@ pub(super) struct Asked<'a> {
 
 /// Adds a change's subject and its parents to the ids to read.
 pub(super) fn ask<'a>(asked: &mut Asked<'a>, subject_change: &'a SubjectChange) {
-    asked.subjects[number_of(subject_change.resource)].insert(&subject_change.id);
+    asked.subjects[subject_change.resource.number].insert(&subject_change.id);
     for (link, id) in subject_change.row.iter().flat_map(|row| merge::parents(subject_change.resource, row)) {
-        asked.parents[number_of(link.parent)].insert(id);
+        asked.parents[link.parent.number].insert(id);
     }
 }
 

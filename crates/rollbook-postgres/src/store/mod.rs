@@ -58,8 +58,8 @@ use self::apply::{Apply, Done};
 use self::attempt::Steps;
 use self::bell::Bell;
 use self::parents::{Ids, Repair};
-use self::pending::{List, Note};
-use self::read::{Names, entry, row_text, view};
+use self::pending::List;
+use self::read::{entry, row_text, view};
 use self::recheck::{Candidates, Recheck};
 use self::rehearse::Rehearse;
 use self::sequence::Noted;
@@ -192,7 +192,8 @@ impl PostgresStore {
             "child rows of deleted parents are many, or some could not be changed: they are processed in steps, while \
              deliveries continue"
         );
-        self.database.run(&Note { statements: &statements.pending, entries: &entries }).await?;
+        let noted = pending::noting(&entries, Duration::ZERO);
+        self.database.rows(&statements.pending.note, noted, |_| Ok(())).await?;
         self.left.notify_one();
         Ok(())
     }
@@ -270,7 +271,7 @@ impl Store for PostgresStore {
     }
 
     async fn unpinned_triggers(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.database.run(&Names { sql: &self.statements.unpinned }).await?)
+        Ok(self.database.names(&self.statements.unpinned).await?)
     }
 }
 
@@ -348,15 +349,13 @@ impl Erasure for PostgresStore {
         progress: &ErasureProgress<'_>,
     ) -> Result<ErasedCounts, StoreError> {
         let mut subjects = subjects.to_vec();
-        subjects.sort_by(|(one, id), (other, other_id)| {
-            (sql::number_of(one), id).cmp(&(sql::number_of(other), other_id))
-        });
+        subjects.sort_by(|(one, id), (other, other_id)| (one.number, id).cmp(&(other.number, other_id)));
         let erased = self.erase_subjects(&subjects, at, progress).await;
         self.noted.note();
         erased
     }
 
     async fn hidden_tables(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.database.run(&Names { sql: &self.statements.hidden }).await?)
+        Ok(self.database.names(&self.statements.hidden).await?)
     }
 }

@@ -12,12 +12,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rollbook_core::catalog::Resource;
+use rollbook_core::store::cascades::Entry;
 use rollbook_core::time::Timestamp;
 use sqlx::postgres::PgArguments;
 use sqlx::{Arguments as _, Row as _};
 
 use super::attempt::run_deferred;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::{Time, number};
@@ -49,6 +50,12 @@ pub(super) enum Rows {
 }
 
 impl Parents {
+    /// The parent that an entry is about.
+    pub(super) fn of(entry: &Entry, with_survivors: bool) -> Self {
+        let ids = BTreeMap::from([(entry.resource.table, BTreeSet::from([entry.id.clone()]))]);
+        Self { ids, with_survivors }
+    }
+
     /// One SELECT over all child tables; empty if there are none. With `except_pending`, rows that have pending work of
     /// their own are left out.
     pub(super) fn query(
@@ -117,18 +124,19 @@ impl Parents {
     }
 }
 
-/// Finds stale child rows.
-pub(super) struct FindStale<'a> {
+/// Finds child rows.
+pub(super) struct Find<'a> {
     pub(super) statements: &'a Statements,
     pub(super) parents: &'a Parents,
+    pub(super) which: Rows,
     pub(super) limit: usize,
 }
 
-impl Work for FindStale<'_> {
+impl Work for Find<'_> {
     type Output = Ids;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
-        self.parents.rows(self.statements, session, Rows::Stale, false, self.limit).await
+        self.parents.rows(self.statements, session, self.which, false, self.limit).await
     }
 }
 
@@ -144,7 +152,7 @@ impl Work for Belonging<'_> {
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<u64> {
         let (sql, mut arguments) = self.parents.query(self.statements, Rows::All, false)?;
-        let tables = self.subjects.iter().map(|(resource, _)| i32::try_from(number_of(resource)));
+        let tables = self.subjects.iter().map(|(resource, _)| i32::try_from(resource.number));
         let tables =
             tables.collect::<Result<Vec<i32>, _>>().map_err(|error| sqlx::Error::Encode(error.into()))?;
         arguments.add(tables).map_err(sqlx::Error::Encode)?;

@@ -23,7 +23,8 @@ pub(super) struct Statements {
     refuse: Sql,
     postpone: Sql,
     hold: Sql,
-    remove: Sql,
+    /// Removes entries, unless they were recorded anew since they were read.
+    pub(super) remove: Sql,
     pub(super) lock: Sql,
     pub(super) done: Sql,
     /// Removes the entries of refused rows of these parents, so that a search finds the rows again: (tables, ids).
@@ -37,7 +38,7 @@ pub(super) struct Statements {
 
 /// The statement that records entries.
 fn note_sql(table: &str) -> Sql {
-    format!(
+    Sql::from(format!(
         r#"INSERT INTO {table} AS entry
                (table_name, id, what, parent_table, parent_id, survivors, forget_ledger, next_try_at)
            SELECT new.*, clock_timestamp() + $8::int8 * interval '1 millisecond'
@@ -50,8 +51,7 @@ fn note_sql(table: &str) -> Sql {
                revision = entry.revision + 1,
                next_try_at = CASE WHEN entry.attempts = 0 THEN entry.next_try_at ELSE excluded.next_try_at END
            RETURNING table_name, id, what, survivors, forget_ledger, revision"#
-    )
-    .into()
+    ))
 }
 
 impl Statements {
@@ -68,15 +68,14 @@ impl Statements {
         let counts = "count(*) FILTER (WHERE what = 'children'), count(*) FILTER (WHERE what <> 'children')";
         Self {
             note: note_sql(&table),
-            take: format!(
+            take: Sql::from(format!(
                 r"UPDATE {table} SET next_try_at = clock_timestamp() + $3::int8 * interval '1 millisecond'
                   WHERE (table_name, id, what) IN
                         (SELECT table_name, id, what FROM {table} WHERE what = $1 AND next_try_at <= clock_timestamp()
                          ORDER BY next_try_at LIMIT $2 FOR UPDATE SKIP LOCKED)
                   RETURNING table_name, id, what, survivors, forget_ledger, revision"
-            )
-            .into(),
-            refuse: format!(
+            )),
+            refuse: Sql::from(format!(
                 r"INSERT INTO {table} AS entry
                       (table_name, id, what, parent_table, parent_id, last_error, attempts, next_try_at)
                   VALUES ($1, $2, $3, $4, $5, $6, 1, {first})
@@ -87,43 +86,36 @@ impl Statements {
                       parent_id = coalesce(entry.parent_id, excluded.parent_id)",
                 first = wait("0"),
                 next = wait("entry.attempts"),
-            )
-            .into(),
-            postpone: format!(
+            )),
+            postpone: Sql::from(format!(
                 "UPDATE {table} SET attempts = attempts + 1, last_error = $4, next_try_at = {next} WHERE {key}",
                 next = wait("attempts"),
-            )
-            .into(),
-            hold: format!(
+            )),
+            hold: Sql::from(format!(
                 "UPDATE {table} SET next_try_at = clock_timestamp() + $4::int8 * interval '1 millisecond' WHERE {key}"
-            )
-            .into(),
-            forget_rows: format!(
+            )),
+            forget_rows: Sql::from(format!(
                 r"DELETE FROM {table} WHERE what = 'row' AND (parent_table, parent_id) IN
                       (SELECT * FROM unnest($1::text[], $2::text[]))"
-            )
-            .into(),
+            )),
             forget_content: format!("DELETE FROM {table} WHERE what = 'content'").into(),
-            remove: format!(
+            remove: Sql::from(format!(
                 r"DELETE FROM {table} WHERE (table_name, id, what, revision) IN
                       (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[]))"
-            )
-            .into(),
+            )),
             lock: format!("SELECT survivors, forget_ledger FROM {table} WHERE {key} FOR UPDATE").into(),
             done: format!("DELETE FROM {table} WHERE {key}").into(),
-            left: format!(
+            left: Sql::from(format!(
                 // Without content, which retention works on: a cascade that waited for it would find nothing to do.
                 "SELECT {counts}, (extract(epoch FROM min(next_try_at) FILTER (WHERE what <> 'content') - clock_timestamp())
                                    * 1000)::int8 FROM {table}"
-            )
-            .into(),
+            )),
             count: format!("SELECT {counts} FROM {table} WHERE $1::text IS NULL OR id = $1 OR parent_id = $1").into(),
-            list: format!(
+            list: Sql::from(format!(
                 r#"SELECT table_name, id, what, parent_table, parent_id, noted_at, attempts, next_try_at, last_error
                    FROM {table} WHERE $1::text IS NULL OR id = $1 OR parent_id = $1
                    ORDER BY noted_at, table_name, id COLLATE "C" LIMIT $2"#
-            )
-            .into(),
+            )),
         }
     }
 }
@@ -152,15 +144,19 @@ pub(super) async fn note(
     if entries.is_empty() {
         return Ok(Vec::new());
     }
+    let rows = session.fetch(&statements.note, noting(entries, after).into_arguments()?).await?;
+    rows.iter().filter_map(|row| entry(row).transpose()).collect()
+}
+
+/// Returns the values that record entries, due after this time.
+pub(super) fn noting(entries: &[Entry], after: Duration) -> Values {
     let parents = || entries.iter().map(|entry| entry.parent.as_ref());
-    let values = keys(entries.iter())
+    keys(entries.iter())
         .with_all(parents().map(|parent| parent.map(|(resource, _)| resource.table)))
         .with_all(parents().map(|parent| parent.map(|(_, id)| id.as_str())))
         .with_all(entries.iter().map(|entry| entry.survivors))
         .with_all(entries.iter().map(|entry| entry.forget))
-        .with(millis(after));
-    let rows = session.fetch(&statements.note, values.into_arguments()?).await?;
-    rows.iter().filter_map(|row| entry(row).transpose()).collect()
+        .with(millis(after))
 }
 
 /// Returns the keys of entries, as three arrays.
@@ -187,20 +183,6 @@ pub(super) async fn forget_rows(
     session.fetch(&statements.forget_rows, values.into_arguments()?).await.map(drop)
 }
 
-/// [`note`] in a transaction of its own. The entries are due at once.
-pub(super) struct Note<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) entries: &'a [Entry],
-}
-
-impl Work for Note<'_> {
-    type Output = ();
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        note(self.statements, session, self.entries, Duration::ZERO).await.map(drop)
-    }
-}
-
 /// Takes entries that are due. Other workers leave them alone for [`TAKEN_FOR`].
 pub(super) async fn take(
     database: &Database,
@@ -213,6 +195,7 @@ pub(super) async fn take(
 }
 
 /// Change of an entry.
+#[derive(Clone, Copy)]
 pub(super) enum Then<'a> {
     /// The entry is due at once, for any worker.
     Release,
@@ -224,40 +207,35 @@ pub(super) enum Then<'a> {
     Refuse(&'a str),
 }
 
-/// Changes one entry.
-pub(super) struct Change<'a> {
-    pub(super) statements: &'a Statements,
-    pub(super) entry: &'a Entry,
-    pub(super) then: Then<'a>,
-}
-
-impl Work for Change<'_> {
-    type Output = ();
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        let (key, statements) = (key(self.entry), self.statements);
-        let (sql, values) = match self.then {
-            Then::Release => (&statements.hold, key.with(millis(Duration::ZERO))),
-            Then::Hold => (&statements.hold, key.with(millis(TAKEN_FOR))),
-            Then::Postpone(why) => (&statements.postpone, key.with(why)),
+impl Statements {
+    /// Returns the statement that changes an entry, with its values.
+    pub(super) fn change(&self, entry: &Entry, then: Then<'_>) -> (&Sql, Values) {
+        let key = key(entry);
+        match then {
+            Then::Release => (&self.hold, key.with(millis(Duration::ZERO))),
+            Then::Hold => (&self.hold, key.with(millis(TAKEN_FOR))),
+            Then::Postpone(why) => (&self.postpone, key.with(why)),
             Then::Refuse(why) => {
-                let parent = self.entry.parent.as_ref();
+                let parent = entry.parent.as_ref();
                 let key = key.with(parent.map(|(resource, _)| resource.table));
-                (&statements.refuse, key.with(parent.map(|(_, id)| id.as_str())).with(why))
+                (&self.refuse, key.with(parent.map(|(_, id)| id.as_str())).with(why))
             }
-        };
-        session.fetch(sql, values.into_arguments()?).await.map(drop)
+        }
     }
 }
 
-/// Removes entries, within a transaction, unless they were recorded anew since they were read.
+/// Returns the values by which [`Statements::remove`] removes entries.
+pub(super) fn removing<'a>(entries: impl Iterator<Item = &'a Entry> + Clone) -> Values {
+    keys(entries.clone()).with_all(entries.map(|entry| entry.revision))
+}
+
+/// Removes entries, within a transaction.
 pub(super) async fn remove<'a>(
     statements: &Statements,
     session: &mut Session<'_>,
     entries: impl Iterator<Item = &'a Entry> + Clone,
 ) -> sqlx::Result<()> {
-    let values = keys(entries.clone()).with_all(entries.map(|entry| entry.revision));
-    session.fetch(&statements.remove, values.into_arguments()?).await.map(drop)
+    session.fetch(&statements.remove, removing(entries).into_arguments()?).await.map(drop)
 }
 
 /// Counts the entries.

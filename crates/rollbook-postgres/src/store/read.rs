@@ -10,7 +10,6 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use crate::fault::Unreadable;
-use crate::transaction::{Session, Work};
 use crate::types::{Read, Time};
 
 /// Reads a row as an application sees it.
@@ -83,20 +82,6 @@ pub(super) fn entry(row: &PgRow) -> sqlx::Result<LedgerEntry> {
         applied_at: time(6)?,
         attempts: u32::try_from(row.try_get::<i32, _>(7)?).map_err(|_| Unreadable("deliveries.attempts"))?,
     })
-}
-
-/// Reads the names that a SELECT without values returns. It is not prepared: at a pooler that no setting names, a prepared
-/// statement may be another client's, and its rows would be shown as names.
-pub(super) struct Names<'a> {
-    pub(super) sql: &'a str,
-}
-
-impl Work for Names<'_> {
-    type Output = Vec<String>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<String>> {
-        session.ask(self.sql).await?.iter().map(|row| row.try_get(0)).collect()
-    }
 }
 
 /// Returns the SELECT of the tables with row-level policies that may hide rows from this role. A policy hides

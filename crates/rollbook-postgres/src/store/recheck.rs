@@ -18,7 +18,7 @@ use sqlx::{Arguments as _, Row as _};
 use super::attempt::{abandon, classify};
 use super::known::Known;
 use super::parents::{BATCH_MAX, Ids};
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::address::Address;
 use crate::transaction::{Session, Work};
 use crate::types::{Time, number};
@@ -48,13 +48,13 @@ impl Candidates {
     pub(super) fn add_parents(&mut self, subject_change: &SubjectChange, known: &Known) {
         let SubjectChange { resource, id, row, .. } = subject_change;
         for (link, parent) in row.iter().flat_map(|row| merge::parents(resource, row)) {
-            let number = number_of(link.parent);
+            let number = link.parent.number;
             let parents = self.parents_read.entry(number).or_default();
             let read = parents.entry(parent.to_owned()).or_insert_with(|| ParentRead {
                 known: known[number].get(parent).map(|seen| seen.stored).unwrap_or_default(),
                 children: Ids::new(),
             });
-            read.children.entry(number_of(resource)).or_default().insert(id.clone());
+            read.children.entry(resource.number).or_default().insert(id.clone());
         }
     }
 
@@ -62,7 +62,7 @@ impl Candidates {
     /// effect may be the second attempt of a worker that died before its recheck.
     pub(super) fn add(&mut self, subject_change: &SubjectChange, known: &Known) {
         let SubjectChange { resource, id, version, row } = subject_change;
-        let number = number_of(resource);
+        let number = resource.number;
         let seen = known[number].get(id);
         if resource.links.is_empty() {
             if let Some(stored) = seen.map(|seen| seen.stored).filter(|_| version.is_deleted)
@@ -77,7 +77,7 @@ impl Candidates {
             self.rows.entry(number).or_default().insert(id.clone());
         }
         let Some(row) = row else { return };
-        let stored = |of, id: &str| known[number_of(of)].get(id).map(|seen| seen.stored);
+        let stored = |of: &Resource, id: &str| known[of.number].get(id).map(|seen| seen.stored);
         let expected = merge::from_parents(resource, row, stored);
         let shows = seen.and_then(|seen| seen.from_parents);
         let is_deleted = seen.is_some_and(|seen| seen.stored.deleted_at.is_some());
@@ -132,7 +132,7 @@ impl Candidates {
 
 /// Whether a deleted parent, of the table with this number, affects its child rows by this link.
 fn applies(link: &Link, number: usize, parent: &SubjectState) -> bool {
-    number_of(link.parent) == number && (link.cascades || parent.is_erased_by_operator())
+    link.parent.number == number && (link.cascades || parent.is_erased_by_operator())
 }
 
 /// Result of a recheck.
@@ -225,7 +225,7 @@ impl Recheck<'_> {
                 let given = parent_arguments(&mut arguments, &parents)?;
                 for dependents in self.statements.tables.iter().filter_map(|table| table.dependents.as_ref())
                 {
-                    let of = dependents.links.iter().filter(|link| number_of(link.parent) == *number);
+                    let of = dependents.links.iter().filter(|link| link.parent.number == *number);
                     for link in of.filter(|link| link.cascades == cascades) {
                         parts.push(dependents.stale_children(link, &given, parts.len(), BATCH_MAX));
                     }

@@ -89,24 +89,6 @@ pub(super) fn lock(schema: &str) -> String {
     )
 }
 
-/// Releases a lock: (name, holder).
-pub(super) fn unlock(schema: &str) -> String {
-    format!(r#"DELETE FROM "{schema}".reconcile_locks WHERE name = $1 AND holder = $2"#)
-}
-
-/// Writes a run: its columns in the order of [`runs`].
-pub(super) fn save_run(schema: &str) -> String {
-    format!(
-        r#"INSERT INTO "{schema}".reconcile_runs
-               (id, started_at, saved_at, finished_at, state, is_dry, progress, last_error)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-           ON CONFLICT (id) DO UPDATE
-           SET started_at = excluded.started_at, saved_at = excluded.saved_at, finished_at = excluded.finished_at,
-               state = excluded.state, is_dry = excluded.is_dry, progress = excluded.progress,
-               last_error = excluded.last_error"#
-    )
-}
-
 /// Removes old held objects that wait for nothing and belong to no unfinished run: (before).
 pub(super) fn prune_held(schema: &str) -> String {
     format!(
@@ -137,61 +119,5 @@ pub(super) fn runs(schema: &str) -> String {
     format!(
         r#"SELECT id, started_at, saved_at, finished_at, state, is_dry, progress, last_error
            FROM "{schema}".reconcile_runs"#
-    )
-}
-
-/// Records held objects: (run, tables, ids, kinds, states, times).
-pub(super) fn hold(schema: &str) -> String {
-    format!(
-        r#"INSERT INTO "{schema}".reconcile_held (run, table_name, id, kind, state, noted_at)
-           SELECT $1, new.*
-           FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
-                AS new (table_name, id, kind, state, noted_at)
-           ORDER BY new.table_name COLLATE "C", new.id COLLATE "C"
-           ON CONFLICT DO NOTHING"#
-    )
-}
-
-/// Held objects of a run in one state: (run, state, table and id to start after, limit).
-pub(super) fn held(schema: &str) -> String {
-    format!(
-        r#"SELECT table_name, id, kind, state, noted_at FROM "{schema}".reconcile_held
-           WHERE run = $1 AND state = $2 AND (table_name, id) > ($3, $4)
-           ORDER BY table_name, id LIMIT $5"#
-    )
-}
-
-/// Counts held objects: (run, or null for all).
-pub(super) fn count_held(schema: &str) -> String {
-    format!(
-        r#"SELECT run, table_name, kind, state, count(*) FROM "{schema}".reconcile_held
-           WHERE $1::text IS NULL OR run = $1
-           GROUP BY run, table_name, kind, state
-           ORDER BY run, table_name, kind COLLATE "C", state COLLATE "C""#
-    )
-}
-
-/// Sets the state of held objects: (run, tables, ids, state).
-pub(super) fn settle_held(schema: &str) -> String {
-    format!(
-        r#"UPDATE "{schema}".reconcile_held SET state = $4
-           WHERE run = $1 AND (table_name, id) IN (SELECT * FROM unnest($2::text[], $3::text[]))"#
-    )
-}
-
-/// Writes the last walk of a resource: (resource, `complete_since`, `last_walk_at`, drift).
-pub(super) fn save_freshness(schema: &str) -> String {
-    format!(
-        r#"INSERT INTO "{schema}".reconcile_walks (resource, complete_since, last_walk_at, drift)
-           VALUES ($1, $2, $3, $4)
-           ON CONFLICT (resource) DO UPDATE
-           SET complete_since = excluded.complete_since, last_walk_at = excluded.last_walk_at, drift = excluded.drift"#
-    )
-}
-
-/// Last walk of each resource.
-pub(super) fn freshness(schema: &str) -> String {
-    format!(
-        r#"SELECT resource, complete_since, last_walk_at, drift FROM "{schema}".reconcile_walks ORDER BY resource"#
     )
 }

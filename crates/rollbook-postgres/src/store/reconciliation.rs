@@ -18,9 +18,9 @@ use sqlx::postgres::PgRow;
 use super::PostgresStore;
 use super::known::{self, Asked};
 use super::reconcile_sql as sql;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::fault::Unreadable;
-use crate::transaction::{Session, Statement, Work};
+use crate::transaction::{InOrder, Session, Statement, Work};
 use crate::types::Time;
 use crate::values::Values;
 
@@ -28,18 +28,6 @@ use crate::values::Values;
 fn with_keys<'v>(values: Values, keys: impl Iterator<Item = &'v HeldKey> + Clone) -> Values {
     let tables = keys.clone().map(|key| key.table.as_str()).collect::<Vec<&str>>();
     values.with(tables).with(keys.map(|key| key.id.as_str()).collect::<Vec<&str>>())
-}
-
-/// A statement that reads in the order of an index, a page at a time: a sort would read all living rows for each page.
-struct InOrder<'a, R>(Statement<'a, R>);
-
-impl<R: Fn(&PgRow) -> sqlx::Result<T> + Sync, T: Send> Work for InOrder<'_, R> {
-    type Output = Vec<T>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<T>> {
-        session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
-        self.0.run(session).await
-    }
 }
 
 /// Reads the states of subjects.
@@ -53,7 +41,7 @@ impl Work for Heads<'_> {
     type Output = Vec<Head>;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Head>> {
-        let (number, mut asked) = (number_of(self.resource), Asked::default());
+        let (number, mut asked) = (self.resource.number, Asked::default());
         asked.subjects[number].extend(self.ids);
         let mut known = known::read(self.statements, session, &asked).await?;
         let heads = std::mem::take(&mut known[number]).into_iter();
@@ -162,11 +150,22 @@ impl Reconciliation for PostgresStore {
     }
 
     async fn unlock(&self, name: &str, holder: &str) -> Result<(), StoreError> {
+        let sql = format!(r#"DELETE FROM "{}".reconcile_locks WHERE name = $1 AND holder = $2"#, self.schema);
         let values = Values::default().with(name).with(holder);
-        self.write(sql::unlock(&self.schema), values).await
+        self.write(sql, values).await
     }
 
     async fn save_run(&self, run: &Run) -> Result<(), StoreError> {
+        let sql = format!(
+            r#"INSERT INTO "{}".reconcile_runs
+                   (id, started_at, saved_at, finished_at, state, is_dry, progress, last_error)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+               ON CONFLICT (id) DO UPDATE
+               SET started_at = excluded.started_at, saved_at = excluded.saved_at, finished_at = excluded.finished_at,
+                   state = excluded.state, is_dry = excluded.is_dry, progress = excluded.progress,
+                   last_error = excluded.last_error"#,
+            self.schema
+        );
         let values = Values::default()
             .with(run.id.as_str())
             .with(Time(run.started_at))
@@ -176,7 +175,7 @@ impl Reconciliation for PostgresStore {
             .with(run.is_dry)
             .with(run.progress.as_str())
             .with(run.last_error.as_deref());
-        self.write(sql::save_run(&self.schema), values).await?;
+        self.write(sql, values).await?;
         if run.finished_at.is_none() {
             return Ok(());
         }
@@ -196,11 +195,20 @@ impl Reconciliation for PostgresStore {
     }
 
     async fn hold(&self, run: &str, held: &[Held]) -> Result<(), StoreError> {
+        let sql = format!(
+            r#"INSERT INTO "{}".reconcile_held (run, table_name, id, kind, state, noted_at)
+               SELECT $1, new.*
+               FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+                    AS new (table_name, id, kind, state, noted_at)
+               ORDER BY new.table_name COLLATE "C", new.id COLLATE "C"
+               ON CONFLICT DO NOTHING"#,
+            self.schema
+        );
         let values = with_keys(Values::default().with(run), held.iter().map(|held| &held.key))
             .with(held.iter().map(|held| held.kind.as_str()).collect::<Vec<&str>>())
             .with(held.iter().map(|held| held.state.as_str()).collect::<Vec<&str>>())
             .with(held.iter().map(|held| Time(held.noted_at)).collect::<Vec<Time>>());
-        self.write(sql::hold(&self.schema), values).await
+        self.write(sql, values).await
     }
 
     async fn held(
@@ -210,6 +218,12 @@ impl Reconciliation for PostgresStore {
         after: Option<&HeldKey>,
         limit: usize,
     ) -> Result<Vec<Held>, StoreError> {
+        let sql = format!(
+            r#"SELECT table_name, id, kind, state, noted_at FROM "{}".reconcile_held
+               WHERE run = $1 AND state = $2 AND (table_name, id) > ($3, $4)
+               ORDER BY table_name, id LIMIT $5"#,
+            self.schema
+        );
         let (table, id) = after.map_or(("", ""), |after| (after.table.as_str(), after.id.as_str()));
         let values = Values::default().with(run).with(state.as_str()).with(table).with(id).with_limit(limit);
         let read = |row: &PgRow| {
@@ -220,10 +234,17 @@ impl Reconciliation for PostgresStore {
                 noted_at: row.try_get::<Time, _>(4)?.0,
             })
         };
-        self.statement(sql::held(&self.schema), values, read).await
+        self.statement(sql, values, read).await
     }
 
     async fn count_held(&self, run: Option<&str>) -> Result<Vec<HeldCount>, StoreError> {
+        let sql = format!(
+            r#"SELECT run, table_name, kind, state, count(*) FROM "{}".reconcile_held
+               WHERE $1::text IS NULL OR run = $1
+               GROUP BY run, table_name, kind, state
+               ORDER BY run, table_name, kind COLLATE "C", state COLLATE "C""#,
+            self.schema
+        );
         let read = |row: &PgRow| {
             Ok(HeldCount {
                 run: row.try_get(0)?,
@@ -233,24 +254,40 @@ impl Reconciliation for PostgresStore {
                 count: count(row, 4)?,
             })
         };
-        self.statement(sql::count_held(&self.schema), Values::default().with(run), read).await
+        self.statement(sql, Values::default().with(run), read).await
     }
 
     async fn settle_held(&self, run: &str, keys: &[HeldKey], state: HeldState) -> Result<(), StoreError> {
+        let sql = format!(
+            r#"UPDATE "{}".reconcile_held SET state = $4
+               WHERE run = $1 AND (table_name, id) IN (SELECT * FROM unnest($2::text[], $3::text[]))"#,
+            self.schema
+        );
         let values = with_keys(Values::default().with(run), keys.iter()).with(state.as_str());
-        self.write(sql::settle_held(&self.schema), values).await
+        self.write(sql, values).await
     }
 
     async fn save_freshness(&self, freshness: &Freshness) -> Result<(), StoreError> {
+        let sql = format!(
+            r#"INSERT INTO "{}".reconcile_walks (resource, complete_since, last_walk_at, drift)
+               VALUES ($1, $2, $3, $4)
+               ON CONFLICT (resource) DO UPDATE
+               SET complete_since = excluded.complete_since, last_walk_at = excluded.last_walk_at, drift = excluded.drift"#,
+            self.schema
+        );
         let values = Values::default()
             .with(freshness.table.as_str())
             .with(freshness.complete_since.map(Time))
             .with(Time(freshness.last_walk_at))
             .with(i64::try_from(freshness.drift).unwrap_or(i64::MAX));
-        self.write(sql::save_freshness(&self.schema), values).await
+        self.write(sql, values).await
     }
 
     async fn freshness(&self) -> Result<Vec<Freshness>, StoreError> {
+        let sql = format!(
+            r#"SELECT resource, complete_since, last_walk_at, drift FROM "{}".reconcile_walks ORDER BY resource"#,
+            self.schema
+        );
         let read = |row: &PgRow| {
             Ok(Freshness {
                 table: row.try_get(0)?,
@@ -259,7 +296,7 @@ impl Reconciliation for PostgresStore {
                 drift: count(row, 3)?,
             })
         };
-        self.statement(sql::freshness(&self.schema), Values::default(), read).await
+        self.statement(sql, Values::default(), read).await
     }
 
     async fn reset(

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{Resource, children_of};
 use rollbook_core::merge::SubjectState;
 use rollbook_core::store::cascades::{Entry, FOUND_MAX, TAKEN_FOR};
 use rollbook_core::store::{PendingWork, Reset, StoreError};
@@ -19,9 +19,9 @@ use super::attempt::run_deferred;
 use super::cascade::{SEARCH_MAX, Turn};
 use super::columns::listed;
 use super::known::{self, Asked};
-use super::parents::{Ids, Parents, Rows};
+use super::parents::{Find, Parents, Rows};
 use super::pending;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::fault::NotKept;
 use crate::transaction::{Session, Work};
 use crate::types::{Sql, Time};
@@ -56,9 +56,9 @@ impl PostgresStore {
 
     /// Compares each child row with its parents, under its lock.
     async fn revive_children(&self, entry: &Entry, turn: &mut Turn<'_>) -> Result<(), StoreError> {
-        let children =
-            self.steps().long(SEARCH_MAX, &Children { statements: &self.statements, entry }).await?;
-        for (number, ids) in children {
+        let (statements, parents) = (&self.statements, &Parents::of(entry, false));
+        let find = Find { statements, parents, which: Rows::All, limit: FOUND_MAX };
+        for (number, ids) in self.steps().long(SEARCH_MAX, &find).await? {
             let mut open: Vec<Vec<String>> = vec![ids.into_iter().collect()];
             while let Some(ids) = open.pop() {
                 if turn.is_over(Instant::now()) {
@@ -137,7 +137,7 @@ impl Work for Resetting<'_> {
 
 impl Resetting<'_> {
     async fn stored(&self, session: &mut Session<'_>) -> sqlx::Result<Option<SubjectState>> {
-        let (number, mut asked) = (number_of(self.resource), Asked::default());
+        let (number, mut asked) = (self.resource.number, Asked::default());
         asked.subjects[number].insert(self.id);
         let known = known::read(self.statements, session, &asked).await?;
         Ok(known[number].get(self.id).map(|seen| seen.stored))
@@ -145,28 +145,9 @@ impl Resetting<'_> {
 
     /// Pending work: the child rows of the row, and the row as a child of its parents.
     fn entries(&self) -> Vec<Entry> {
-        let number = number_of(self.resource);
-        let mut links = RESOURCES.iter().flat_map(|child| child.links);
-        let is_parent = links.any(|link| link.cascades && number_of(link.parent) == number);
+        let is_parent = children_of(self.resource).next().is_some();
         let entry = |what| Entry::new(self.resource, self.id.to_owned(), what);
         let own = (!self.resource.links.is_empty()).then(|| entry(PendingWork::Row));
         own.into_iter().chain(is_parent.then(|| entry(PendingWork::Children))).collect()
-    }
-}
-
-/// Finds the child rows of a parent.
-struct Children<'a> {
-    statements: &'a Statements,
-    entry: &'a Entry,
-}
-
-impl Work for Children<'_> {
-    type Output = Ids;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Ids> {
-        let id = std::iter::once(self.entry.id.clone()).collect();
-        let ids = std::iter::once((self.entry.resource.table, id)).collect();
-        let parents = Parents { ids, with_survivors: false };
-        parents.rows(self.statements, session, Rows::All, false, FOUND_MAX).await
     }
 }

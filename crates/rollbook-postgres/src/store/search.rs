@@ -5,10 +5,11 @@ use rollbook_core::catalog::Resource;
 use rollbook_core::pace::Pace;
 use rollbook_core::store::{ReadProgress, StoreError};
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::attempt::Failed;
-use crate::transaction::{Session, Work};
+use crate::transaction::Statement;
 use crate::types::{Sql, count};
 use crate::values::Values;
 
@@ -30,9 +31,11 @@ impl PostgresStore {
         let (mut ids, mut after, mut rows) = (Vec::new(), String::new(), 0);
         loop {
             let size = pace.size();
-            let step = Step { sql: &sql, after: &after, size, patterns: &patterns };
+            let values = Values::default().with(after.as_str()).with_limit(size).with(&patterns);
+            let step = Statement { sql: &sql, values, read: page };
             match self.steps().paced(&pace, size, &step).await? {
-                Ok(found) => {
+                Ok(mut found) => {
+                    let Some(found) = found.pop() else { return Ok(ids) };
                     rows += found.rows;
                     progress(rows);
                     ids.extend(found.ids);
@@ -77,13 +80,6 @@ fn pattern(text: &str) -> String {
     pattern
 }
 
-struct Step<'a> {
-    sql: &'a Sql,
-    after: &'a str,
-    size: usize,
-    patterns: &'a [String],
-}
-
 struct Page {
     /// Last id; `None` at the end of the table.
     last: Option<String>,
@@ -91,16 +87,8 @@ struct Page {
     rows: u64,
 }
 
-impl Work for Step<'_> {
-    type Output = Page;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Page> {
-        let values = Values::default().with(self.after).with_limit(self.size).with(self.patterns);
-        let rows = session.fetch(self.sql, values.into_arguments()?).await?;
-        let Some(row) = rows.first() else { return Ok(Page { last: None, ids: Vec::new(), rows: 0 }) };
-        let rows = count(row, 2)?;
-        Ok(Page { last: row.try_get(0)?, ids: row.try_get(1)?, rows })
-    }
+fn page(row: &PgRow) -> sqlx::Result<Page> {
+    Ok(Page { last: row.try_get(0)?, ids: row.try_get(1)?, rows: count(row, 2)? })
 }
 
 #[cfg(test)]

@@ -147,7 +147,7 @@ impl Statements {
             schema: schema.to_owned(),
             pending: pending::Statements::new(schema),
             tables: (0..).zip(RESOURCES).map(|(number, of)| Table::new(schema, number, of)).collect(),
-            record: format!(
+            record: Sql::from(format!(
                 r#"INSERT INTO "{schema}".deliveries
                        (svix_id, event_type, subject_id, outcome, event_at, received_at, attempts, applied_at)
                    SELECT entry.*, $8::timestamptz
@@ -158,34 +158,28 @@ impl Statements {
                    ON CONFLICT (svix_id) DO NOTHING
                    RETURNING svix_id, subject_id, outcome, {has_triggers}"#,
                 has_triggers = has_triggers(schema, "deliveries"),
-            )
-            .into(),
+            )),
             delivery: format!("{entry} WHERE svix_id = $1").into(),
-            deliveries: format!(
+            deliveries: Sql::from(format!(
                 r#"{entry} WHERE subject_id = $1 ORDER BY applied_at DESC, svix_id COLLATE "C" DESC LIMIT $2"#
-            )
-            .into(),
-            forget: format!(
+            )),
+            forget: Sql::from(format!(
                 r#"DELETE FROM "{schema}".deliveries WHERE svix_id = ANY ($1::text[]) RETURNING true"#
-            )
-            .into(),
-            kept: format!(
+            )),
+            kept: Sql::from(format!(
                 r#"SELECT count(*), min(svix_id) FROM "{schema}".deliveries WHERE svix_id = ANY ($1::text[])"#
-            )
-            .into(),
-            about: format!(
+            )),
+            about: Sql::from(format!(
                 r#"SELECT svix_id FROM "{schema}".deliveries
                    WHERE subject_id = ANY ($1::text[]) AND svix_id COLLATE "C" > $2
                    ORDER BY svix_id COLLATE "C" LIMIT $3"#
-            )
-            .into(),
-            old_entries: format!(
+            )),
+            old_entries: Sql::from(format!(
                 r#"SELECT to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), svix_id
                    FROM "{schema}".deliveries
                    WHERE applied_at < $1 AND applied_at >= $2::text::timestamptz AND svix_id <> ALL ($3::text[])
                    ORDER BY applied_at LIMIT $4"#
-            )
-            .into(),
+            )),
             forbidden: rights::missing(schema, &rights::of_a_worker()),
             forbidden_records: rights::missing(schema, &rights::of_records()),
             forbidden_forwards: rights::missing(schema, &rights::of_forwards()),
@@ -218,13 +212,8 @@ impl Statements {
 
     /// Returns the statements of a resource of the catalog.
     pub(super) fn of(&self, resource: &'static Resource) -> &Table {
-        &self.tables[number_of(resource)]
+        &self.tables[resource.number]
     }
-}
-
-/// Returns the position of a resource in [`RESOURCES`].
-pub(super) fn number_of(resource: &'static Resource) -> usize {
-    resource.number
 }
 
 /// SELECT of rows by the value of a column of ids or texts: (value, limit). `None` if the resource has no such column.
@@ -259,11 +248,10 @@ impl Table {
             rows: format!(r#"SELECT {shown} FROM "{schema}".{table} WHERE id COLLATE "C" > $1 ORDER BY id COLLATE "C" LIMIT $2"#)
                 .into(),
             name: table,
-            lock: format!(
+            lock: Sql::from(format!(
                 r#"SELECT FROM "{schema}".{table} WHERE id = ANY ($1::text[]) ORDER BY id COLLATE "C" FOR NO KEY UPDATE"#
-            )
-            .into(),
-            deleted: format!(
+            )),
+            deleted: Sql::from(format!(
                 r#"SELECT id, deleted_at, version_hash = '\xff' AND NOT {has_content},
                           to_char(deleted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
                    FROM "{schema}".{table} AS stored
@@ -273,9 +261,8 @@ impl Table {
                                          WHERE entry.table_name = '{table}' AND entry.id = stored.id AND entry.what = 'content')
                    ORDER BY deleted_at, id COLLATE "C" LIMIT $4"#,
                 has_content = has_content("stored", resource),
-            )
-            .into(),
-            erase_content: format!(
+            )),
+            erase_content: Sql::from(format!(
                 r#"UPDATE "{schema}".{table} AS stored
                    SET {nothing}, version_updated_at = {max}, version_event_at = {max}, version_hash = '\xff',
                        version_floor = CASE WHEN version_hash = '\xff' THEN version_floor ELSE 0 END,
@@ -286,17 +273,15 @@ impl Table {
                 has_content = has_content("stored", resource),
                 nothing = listed(nothing),
                 max = i64::MAX,
-            )
-            .into(),
-            still_due: format!(
+            )),
+            still_due: Sql::from(format!(
                 r#"SELECT FROM "{schema}".{table} AS stored
                    WHERE id = ANY ($1::text[])
                          AND ({undone} OR (deleted_at < $2) IS TRUE AND version_deleted_at IS NOT NULL
                                           AND (version_hash <> '\xff' OR {has_content}))"#,
                 undone = is_undone(resource),
                 has_content = has_content("stored", resource),
-            )
-            .into(),
+            )),
             undone: format!(
                 r#"SELECT id FROM "{schema}".{table} AS stored WHERE ({undone})"#,
                 undone = is_undone(resource),

@@ -4,26 +4,27 @@
 //! to lose its content is recorded and retried by itself; all other rows go on. A parent that loses its content is recorded
 //! in the same transaction, for its child rows, so that a crash right after it loses nothing.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use rollbook_core::catalog::{RESOURCES, Resource};
+use rollbook_core::catalog::{Resource, children_of};
+use rollbook_core::lock::lock;
 use rollbook_core::store::cascades::{Entry, RETRIED_MAX};
 use rollbook_core::store::turn::Kept;
 use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
 use rollbook_core::sweep::Cursor;
 use rollbook_core::time::Timestamp;
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 use super::PostgresStore;
 use super::attempt::{Failed, run_deferred};
 use super::cascade::{Removing, SEARCH_MAX, Turn};
 use super::entries::old;
-use super::parents::{BATCH_MAX, FindStale, Parents, Repair};
+use super::parents::{BATCH_MAX, Find, Parents, Repair, Rows};
 use super::pending;
-use super::sql::{Statements, number_of};
+use super::sql::Statements;
 use crate::fault::NotKept;
-use crate::transaction::{Session, Work};
+use crate::transaction::{InOrder, Session, Statement, Work};
 use crate::types::Time;
 use crate::values::Values;
 
@@ -49,12 +50,12 @@ impl PostgresStore {
         let mut turn = Turn::new(Instant::now());
         // What is kept takes time and does not count: otherwise a few entries in each page would slow down all others.
         while fits(turn.ledger) < due.limit && !(turn.kept.count > 0 && turn.is_over(Instant::now())) {
-            let (from, except) = self.ledger_sweep().next(self.clock.now());
+            let (from, except) = lock(&self.ledger_sweep).next(self.clock.now());
             let limit = PAGE_MAX.min(due.limit - fits(turn.ledger));
             let old = old(&self.statements, before, from.as_deref(), &except, limit);
             let page = self.steps().long(SEARCH_MAX, &old).await?;
             if page.is_empty() {
-                self.ledger_sweep().end();
+                lock(&self.ledger_sweep).end();
                 break;
             }
             let kept = turn.kept.count;
@@ -62,7 +63,7 @@ impl PostgresStore {
             while let Some(some) = open.pop() {
                 self.remove_entries(some, &mut open, &mut turn).await?;
             }
-            self.ledger_sweep().pass(page, turn.kept.count > kept);
+            lock(&self.ledger_sweep).pass(page, turn.kept.count > kept);
         }
         if turn.kept.count > 0 {
             let Kept { count, example, why } = &turn.kept;
@@ -77,10 +78,6 @@ impl PostgresStore {
         Ok(turn.ledger)
     }
 
-    fn ledger_sweep(&self) -> std::sync::MutexGuard<'_, rollbook_core::sweep::LedgerSweep> {
-        self.ledger_sweep.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn erase_deleted(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.deleted_before else {
             // Without retention, rows that refused to lose their content may keep it.
@@ -90,11 +87,13 @@ impl PostgresStore {
         };
         let mut turn = Turn::new(Instant::now());
         let mut erased = self.erase_again(before, &mut turn).await?;
-        self.sweep().begin(self.clock.now(), before);
+        lock(&self.sweep).begin(self.clock.now(), before);
         while fits(erased) < due.limit {
-            let Some((resource, from)) = self.sweep().next() else { break };
+            let Some((resource, from)) = lock(&self.sweep).next() else { break };
             let limit = PAGE_MAX.min(due.limit - fits(erased));
-            let page = Page { statements: &self.statements, resource, from, before, limit };
+            let values = Values::default().with(from.moment()).with(Time(before)).with(from.id.as_str());
+            let (sql, values) = (&self.statements.of(resource).deleted, values.with_limit(limit));
+            let page = InOrder(Statement { sql, values, read: deleted });
             let rows = self.steps().long(SEARCH_MAX, &page).await?;
             let ids = rows.iter().filter(|row| !row.is_erased).map(|row| row.cursor.id.clone()).collect();
             erased += self.erase_rows(resource, ids, before, &mut turn).await?;
@@ -103,13 +102,9 @@ impl PostgresStore {
                 break;
             }
             // Only now: what an outage interrupts is read again.
-            self.sweep().read(resource, rows.last().map(|row| &row.cursor), rows.len() >= limit);
+            lock(&self.sweep).read(resource, rows.last().map(|row| &row.cursor), rows.len() >= limit);
         }
         Ok(erased)
-    }
-
-    fn sweep(&self) -> std::sync::MutexGuard<'_, rollbook_core::sweep::Sweep> {
-        self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Retries rows that refused to lose their content, as far as they are due.
@@ -148,8 +143,7 @@ impl PostgresStore {
             }
             let size = self.pace.size();
             if ids.len() > size {
-                let rest = ids.split_off(size);
-                open.push(rest);
+                open.push(ids.split_off(size));
             }
             if ids.is_empty() {
                 continue;
@@ -182,7 +176,8 @@ impl PostgresStore {
         for entry in &parents {
             meant.ids.entry(entry.resource.table).or_default().insert(entry.id.clone());
         }
-        let find = FindStale { statements: &self.statements, parents: &meant, limit: BATCH_MAX };
+        let find =
+            Find { statements: &self.statements, parents: &meant, which: Rows::Stale, limit: BATCH_MAX };
         let Ok(rows) = self.steps().attempt(BATCH_MAX, &find).await? else {
             self.left.notify_one();
             return Ok(count);
@@ -190,7 +185,8 @@ impl PostgresStore {
         let all = rows.values().map(std::collections::BTreeSet::len).sum::<usize>();
         let repair = Repair { statements: &self.statements, rows: &rows, now: self.clock.now() };
         if all < BATCH_MAX && self.steps().attempt(BATCH_MAX, &repair).await?.is_ok() {
-            self.database.run(&Remove { statements: &self.statements, entries: &parents }).await?;
+            let remove = &self.statements.pending.remove;
+            self.database.rows(remove, pending::removing(parents.iter()), |_| Ok(())).await?;
         } else {
             self.left.notify_one();
         }
@@ -204,35 +200,10 @@ struct Deleted {
     is_erased: bool,
 }
 
-/// Reads deleted rows in the order of their deletion.
-struct Page<'a> {
-    statements: &'a Statements,
-    resource: &'static Resource,
-    from: Cursor,
-    before: Timestamp,
-    limit: usize,
-}
-
-impl Work for Page<'_> {
-    type Output = Vec<Deleted>;
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Vec<Deleted>> {
-        let values = Values::default()
-            .with(self.from.moment())
-            .with(Time(self.before))
-            .with(self.from.id.as_str())
-            .with_limit(self.limit);
-        // In the order of the index, a page at a time: a sort would read all due rows for each page.
-        session.script("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off".to_owned()).await?;
-        let rows =
-            session.fetch(&self.statements.of(self.resource).deleted, values.into_arguments()?).await?;
-        let deleted = |row: &sqlx::postgres::PgRow| {
-            let Time(deleted_at) = row.try_get(1)?;
-            let cursor = Cursor { deleted_at, exact: Some(row.try_get(3)?), id: row.try_get(0)? };
-            Ok(Deleted { cursor, is_erased: row.try_get(2)? })
-        };
-        rows.iter().map(deleted).collect()
-    }
+fn deleted(row: &PgRow) -> sqlx::Result<Deleted> {
+    let Time(deleted_at) = row.try_get(1)?;
+    let cursor = Cursor { deleted_at, exact: Some(row.try_get(3)?), id: row.try_get(0)? };
+    Ok(Deleted { cursor, is_erased: row.try_get(2)? })
 }
 
 /// Result of a step of erasing.
@@ -256,7 +227,6 @@ impl Work for EraseContent<'_> {
     type Output = Erased;
 
     async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<Erased> {
-        let number = number_of(self.resource);
         let table = self.statements.of(self.resource);
         let ids = Values::default().with(self.ids);
         let locked = session.fetch(&table.lock, ids.arguments()?).await?.len();
@@ -267,31 +237,10 @@ impl Work for EraseContent<'_> {
             return Err(NotKept::of(self.ids.len(), locked, rows.len()).into());
         }
         let count = rows.len() as u64;
-        let is_parent = RESOURCES
-            .iter()
-            .any(|child| child.links.iter().any(|link| link.cascades && number_of(link.parent) == number));
-        if !is_parent {
-            return Ok(Erased { count, parents: Vec::new() });
-        }
-        let mut noted = Vec::new();
-        for row in rows {
-            noted.push(Entry::new(self.resource, row.try_get(0)?, PendingWork::Children));
-        }
+        let is_parent = children_of(self.resource).next().is_some();
+        let entry = |row: &PgRow| Ok(Entry::new(self.resource, row.try_get(0)?, PendingWork::Children));
+        let noted: Vec<Entry> = rows.iter().filter(|_| is_parent).map(entry).collect::<sqlx::Result<_>>()?;
         let parents = pending::note(&self.statements.pending, session, &noted, Duration::ZERO).await?;
         Ok(Erased { count, parents })
-    }
-}
-
-/// Removes entries that were not recorded anew.
-struct Remove<'a> {
-    statements: &'a Statements,
-    entries: &'a [Entry],
-}
-
-impl Work for Remove<'_> {
-    type Output = ();
-
-    async fn run(&self, session: &mut Session<'_>) -> sqlx::Result<()> {
-        pending::remove(&self.statements.pending, session, self.entries.iter()).await
     }
 }

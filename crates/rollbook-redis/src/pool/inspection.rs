@@ -3,9 +3,9 @@
 //! Repeated inspections use one connection, so that a watched server gets two commands each time and no new
 //! connection.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use rollbook_core::lock::lock;
 use rollbook_core::queue::{Durability, QueueError};
 use tokio::time::{Instant, timeout};
 
@@ -42,14 +42,14 @@ impl Server {
     /// a changed one may be that of a server that is no longer the right one.
     async fn inspect_again(&self, generation: u64) -> Option<ServerState> {
         let connector = self.connector();
-        let kept = self.inspection.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let kept = lock(&self.inspection).take()?;
         if kept.generation != generation || kept.used_at.elapsed() >= IDLE_MAX {
             return None;
         }
         let mut connection = kept.connection;
         let limit = connector.options.call_timeout / LATE_AFTER_SHARE;
         let state = timeout(limit, connector.ask_state(&mut connection)).await.ok()?.ok()?;
-        if connector.last_state().as_ref() != Some(&state) {
+        if lock(&connector.state).as_ref() != Some(&state) {
             return None;
         }
         self.keep_inspection(connection, generation);
@@ -58,7 +58,7 @@ impl Server {
 
     fn keep_inspection(&self, connection: Connection, generation: u64) {
         let kept = Kept { connection, generation, used_at: Instant::now() };
-        *self.inspection.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        *lock(&self.inspection) = Some(kept);
     }
 }
 
@@ -66,7 +66,7 @@ impl Connector {
     /// Reads the server's state and remembers it.
     pub(super) async fn inspect(&self, connection: &mut Connection) -> Result<ServerState, QueueError> {
         let state = self.ask_state(connection).await?;
-        *self.last_state() = Some(state.clone());
+        *lock(&self.state) = Some(state.clone());
         Ok(state)
     }
 
@@ -81,7 +81,7 @@ impl Connector {
 
     /// Notes which run of the server answers.
     fn note_run(&self, id: &str) {
-        let known = self.run.lock().unwrap_or_else(PoisonError::into_inner).replace(id.to_owned());
+        let known = lock(&self.run).replace(id.to_owned());
         if known.is_some_and(|known| known != id) {
             self.options.restarted.notify_one();
         }

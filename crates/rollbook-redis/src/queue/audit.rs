@@ -40,15 +40,12 @@ impl Sizes {
 }
 
 impl RedisQueue {
-    pub(super) async fn audit_all(&self, repair: bool) -> Result<Audit, QueueError> {
-        let mut audit = Audit::default();
-        for shard in &*self.shards {
-            self.audit_shard(shard, repair, &mut audit).await?;
-        }
-        Ok(audit)
-    }
-
-    async fn audit_shard(&self, shard: &Shard, repair: bool, audit: &mut Audit) -> Result<(), QueueError> {
+    pub(super) async fn audit_shard(
+        &self,
+        shard: &Shard,
+        repair: bool,
+        audit: &mut Audit,
+    ) -> Result<(), QueueError> {
         let lease_for = millis(self.settings.lease_for).to_string();
         let without_holder: u64 = self.audit_step(shard, repair, &["leases", &lease_for]).await?;
         audit.stranded += without_holder;
@@ -64,7 +61,7 @@ impl RedisQueue {
         if !candidates.is_empty() {
             let stranded = self.candidates(shard, Some(candidates)).await?;
             for part in stranded.chunks(PAGE) {
-                audit.stranded += self.restore(shard, repair, part).await?;
+                audit.stranded += self.audit_step::<u64>(shard, repair, ("restore", part)).await?;
             }
             shard.wake();
         }
@@ -89,7 +86,7 @@ impl RedisQueue {
         &self,
         shard: &Shard,
         repair: bool,
-        what: &[&str],
+        what: impl redis::ToRedisArgs,
     ) -> Result<T, QueueError> {
         let arguments = |command: &mut redis::Cmd| {
             command.arg(u8::from(repair)).arg(what);
@@ -149,20 +146,6 @@ impl RedisQueue {
             if is_last {
                 return Ok(ids);
             }
-        }
-    }
-
-    async fn restore(&self, shard: &Shard, repair: bool, ids: &[Vec<u8>]) -> Result<u64, QueueError> {
-        let arguments = |command: &mut redis::Cmd| {
-            command.arg(u8::from(repair)).arg("restore");
-            for id in ids {
-                command.arg(id);
-            }
-        };
-        if repair {
-            self.call(&self.scripts.audit, shard, arguments).await
-        } else {
-            self.ask(&self.scripts.audit, shard, arguments).await
         }
     }
 

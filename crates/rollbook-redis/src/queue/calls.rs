@@ -32,11 +32,7 @@ impl RedisQueue {
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<(T, bool), QueueError> {
         self.ensure_set_up(shard).await?;
-        let mut command = self.command(script, &shard.keys);
-        arguments(&mut command);
-        let call = Call { command: &command, script: Some(script), confirm: false };
-        let Answer { value, repeated } = self.servers.call(shard.index, &call).await?;
-        Ok((self.read_answer(value)?, repeated))
+        self.run(script, shard, false, arguments).await
     }
 
     /// Like [`call`](Self::call); returns when the write is confirmed as configured.
@@ -47,10 +43,7 @@ impl RedisQueue {
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<T, QueueError> {
         self.ensure_set_up(shard).await?;
-        let mut command = self.command(script, &shard.keys);
-        arguments(&mut command);
-        let call = Call { command: &command, script: Some(script), confirm: true };
-        self.read_answer(self.servers.call(shard.index, &call).await?.value)
+        self.run(script, shard, true, arguments).await.map(|(answer, _)| answer)
     }
 
     /// Runs a read-only script. A shard that was never set up counts as empty and is not set up: health
@@ -62,10 +55,22 @@ impl RedisQueue {
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<T, QueueError> {
         self.ensure_compatible(shard).await?;
+        self.run(script, shard, false, arguments).await.map(|(answer, _)| answer)
+    }
+
+    /// Runs a script. Also returns whether the call was sent twice.
+    async fn run<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        shard: &Shard,
+        confirm: bool,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<(T, bool), QueueError> {
         let mut command = self.command(script, &shard.keys);
         arguments(&mut command);
-        let call = Call { command: &command, script: Some(script), confirm: false };
-        self.read_answer(self.servers.call(shard.index, &call).await?.value)
+        let call = Call { command: &command, script: Some(script), confirm };
+        let Answer { value, repeated } = self.servers.call(shard.index, &call).await?;
+        Ok((self.read_answer(value)?, repeated))
     }
 
     /// Runs a read-only command.

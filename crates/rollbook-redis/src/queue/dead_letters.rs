@@ -18,11 +18,6 @@ use crate::id;
 const PAGE: usize = 500;
 
 impl RedisQueue {
-    pub(super) async fn list_dead(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
-        let found = self.find_dead(page).await?;
-        self.with_bodies(&found).await
-    }
-
     /// Lists the newest ones before a position.
     pub(super) async fn list_newest_dead(
         &self,
@@ -36,7 +31,7 @@ impl RedisQueue {
         } else {
             let mut all = Vec::new();
             for (index, shard) in self.shards.iter().enumerate() {
-                all.extend(self.find_newest_in(index, shard, page).await?);
+                all.extend(self.find_in(index, shard, page, true).await?);
             }
             all.sort_by_key(|found| Reverse(found.position));
             all
@@ -46,7 +41,7 @@ impl RedisQueue {
     }
 
     /// Reads the bodies of these dead letters, up to the size of a page.
-    async fn with_bodies(&self, found: &[Found]) -> Result<Vec<DeadLetter>, QueueError> {
+    pub(super) async fn with_bodies(&self, found: &[Found]) -> Result<Vec<DeadLetter>, QueueError> {
         let (mut letters, mut bytes) = (Vec::new(), 0_usize);
         let mut stored = HashMap::new();
         for (index, letter) in found.iter().enumerate() {
@@ -95,12 +90,6 @@ impl RedisQueue {
         Ok(())
     }
 
-    /// Counts one page; reads no bodies.
-    pub(super) async fn count_dead(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
-        let (found, next) = self.next_dead(page).await?;
-        Ok(BulkStep { changed: found.len(), next })
-    }
-
     /// Sums one page; reads no bodies.
     pub(super) async fn sum_dead(&self, page: &DeadLetterPage) -> Result<DeadLetterSums, QueueError> {
         let (found, next) = self.next_dead(page).await?;
@@ -146,7 +135,7 @@ impl RedisQueue {
     }
 
     /// Returns the matching dead letters of the page, and the start of the next step.
-    async fn next_dead(
+    pub(super) async fn next_dead(
         &self,
         page: &DeadLetterPage,
     ) -> Result<(Vec<Found>, Option<DeadLetterPosition>), QueueError> {
@@ -160,7 +149,7 @@ impl RedisQueue {
     }
 
     /// Returns matching dead letters of all shards, oldest first.
-    async fn find_dead(&self, page: &DeadLetterPage) -> Result<Vec<Found>, QueueError> {
+    pub(super) async fn find_dead(&self, page: &DeadLetterPage) -> Result<Vec<Found>, QueueError> {
         if let Some(id) = &page.filter.id {
             let mut found = self.find_dead_one(id, page).await?;
             found.truncate(page.limit);
@@ -168,7 +157,7 @@ impl RedisQueue {
         }
         let mut all = Vec::new();
         for (index, shard) in self.shards.iter().enumerate() {
-            all.extend(self.find_dead_in(index, shard, page).await?);
+            all.extend(self.find_in(index, shard, page, false).await?);
         }
         all.sort_by_key(|found| found.position);
         all.truncate(page.limit);
@@ -193,28 +182,6 @@ impl RedisQueue {
         Ok(Vec::new())
     }
 
-    async fn find_newest_in(
-        &self,
-        index: usize,
-        shard: &Shard,
-        DeadLetterPage { filter, after: before, limit }: &DeadLetterPage,
-    ) -> Result<Vec<Found>, QueueError> {
-        let mut found = Vec::new();
-        let mut until =
-            before.map_or_else(|| "+inf".to_owned(), |before| local_before(before, index).to_string());
-        while found.len() < *limit {
-            let mut command = cmd("ZREVRANGEBYSCORE");
-            command.arg(shard.keys.dead()).arg(&until).arg("-inf").arg("WITHSCORES");
-            let page: Vec<(Vec<u8>, i64)> = self.read(shard, command.arg("LIMIT").arg(0).arg(PAGE)).await?;
-            let Some((_, last)) = page.last() else { break };
-            until = (last - 1).to_string();
-            let letters = self.with_failures(index, shard, page).await?;
-            found.extend(letters.into_iter().filter(|letter| letter.matches(filter)));
-        }
-        found.truncate(*limit);
-        Ok(found)
-    }
-
     /// Reads the reasons of a page of dead letters.
     async fn with_failures(
         &self,
@@ -232,21 +199,29 @@ impl RedisQueue {
         Ok(letters.map(|((id, position), why)| Found::read(id, position, index, why.as_deref())).collect())
     }
 
-    async fn find_dead_in(
+    /// Returns matching dead letters of a shard, the oldest or the newest first.
+    async fn find_in(
         &self,
         index: usize,
         shard: &Shard,
         DeadLetterPage { filter, after, limit }: &DeadLetterPage,
+        newest_first: bool,
     ) -> Result<Vec<Found>, QueueError> {
         let mut found = Vec::new();
-        // First local position that follows `after` in the listing of all shards.
-        let mut from = after.map_or(0, |after| local_position(after, index) + 1);
+        let (range, mut from, end, next) = if newest_first {
+            let from = after.map_or_else(|| "+inf".to_owned(), |it| local_before(it, index).to_string());
+            ("ZREVRANGEBYSCORE", from, "-inf", -1)
+        } else {
+            // First local position that follows `after` in the listing of all shards.
+            let from = after.map_or(0, |after| local_position(after, index) + 1);
+            ("ZRANGEBYSCORE", from.to_string(), "+inf", 1)
+        };
         while found.len() < *limit {
-            let mut command = cmd("ZRANGEBYSCORE");
-            command.arg(shard.keys.dead()).arg(from).arg("+inf").arg("WITHSCORES");
+            let mut command = cmd(range);
+            command.arg(shard.keys.dead()).arg(&from).arg(end).arg("WITHSCORES");
             let page: Vec<(Vec<u8>, i64)> = self.read(shard, command.arg("LIMIT").arg(0).arg(PAGE)).await?;
             let Some((_, last)) = page.last() else { break };
-            from = last + 1;
+            from = (last + next).to_string();
             let letters = self.with_failures(index, shard, page).await?;
             found.extend(letters.into_iter().filter(|letter| letter.matches(filter)));
         }

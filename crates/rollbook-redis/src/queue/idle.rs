@@ -5,9 +5,10 @@
 //! due messages, a poll only finds what a lost notification hides, so the pauses are long. Otherwise polls
 //! find everything: the pauses are short, and an idle process polls at most about 60 times per second.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
+use rollbook_core::lock::lock;
 use rollbook_core::queue::QueueError;
 use tokio::time::Instant;
 
@@ -74,13 +75,9 @@ pub(super) struct Cursors {
 }
 
 impl Idle {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Ends the idle state: messages may be due.
     pub(super) fn end(&self) {
-        let mut inner = self.inner();
+        let mut inner = lock(&self.0);
         inner.news += 1;
         inner.state = None;
     }
@@ -88,7 +85,7 @@ impl Idle {
     /// Returns whether the caller should poll this shard now. One caller gets `true`; the others get `false` until the
     /// next poll is due.
     pub(super) fn claim(&self, now: Instant) -> bool {
-        match &mut self.inner().state {
+        match &mut lock(&self.0).state {
             None => true,
             Some(state) if state.poll_at <= now => {
                 state.poll_at = now + state.pause;
@@ -100,7 +97,7 @@ impl Idle {
 
     /// Number of reasons for a poll so far; see [`Self::begin`].
     pub(super) fn news(&self) -> u64 {
-        self.inner().news
+        lock(&self.0).news
     }
 
     /// Records a poll that found nothing due; only new messages can be due before `next_due_after`. If there
@@ -113,7 +110,7 @@ impl Idle {
         next_due_after: Option<Duration>,
         pauses: Pauses,
     ) {
-        let mut inner = self.inner();
+        let mut inner = lock(&self.0);
         let pause = inner.state.as_ref().map_or(pauses.first, |before| before.pause * 2);
         let pause = pause.clamp(pauses.first, pauses.max);
         let wait =
@@ -123,7 +120,7 @@ impl Idle {
 
     /// Records a failed poll. Returns whether the poll before had succeeded.
     pub(super) fn fail(&self, now: Instant, error: QueueError, pauses: Pauses) -> bool {
-        let state = &mut self.inner().state;
+        let state = &mut lock(&self.0).state;
         let is_new = state.as_ref().is_none_or(|state| state.failure.is_none());
         let poll_at = now + pauses.max;
         *state = Some(State { cursors: None, poll_at, pause: pauses.first, failure: Some(error) });
@@ -132,17 +129,17 @@ impl Idle {
 
     /// Error of the last poll.
     pub(super) fn failure(&self) -> Option<QueueError> {
-        self.inner().state.as_ref().and_then(|state| state.failure.clone())
+        lock(&self.0).state.as_ref().and_then(|state| state.failure.clone())
     }
 
     /// Time of the next poll; `None` means at once.
     pub(super) fn poll_at(&self) -> Option<Instant> {
-        self.inner().state.as_ref().map(|state| state.poll_at)
+        lock(&self.0).state.as_ref().map(|state| state.poll_at)
     }
 
     /// Entries after which the listener expects others, if known.
     pub(super) fn cursors(&self) -> Option<Cursors> {
-        self.inner().state.as_ref().and_then(|state| state.cursors.clone())
+        lock(&self.0).state.as_ref().and_then(|state| state.cursors.clone())
     }
 
     /// Records a new entry: one lane polls at once.
@@ -156,7 +153,7 @@ impl Idle {
     }
 
     fn record(&self, poll_at: Instant, advance: impl FnOnce(&mut Cursors)) {
-        let mut inner = self.inner();
+        let mut inner = lock(&self.0);
         inner.news += 1;
         let Some(state) = &mut inner.state else { return };
         state.poll_at = state.poll_at.min(poll_at);
@@ -167,7 +164,7 @@ impl Idle {
 
     /// Makes the next poll due at `at`, unless it is due before: a notification may be lost.
     pub(super) fn poll_by(&self, at: Instant) {
-        if let Some(state) = &mut self.inner().state {
+        if let Some(state) = &mut lock(&self.0).state {
             state.poll_at = state.poll_at.min(at);
         }
     }

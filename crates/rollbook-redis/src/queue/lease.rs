@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 use redis::Cmd;
+use rollbook_core::lock::lock;
 use rollbook_core::queue::{Lease, LeaseRequest, LeaseRequestId, LeaseToken, QueueError};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -31,17 +32,13 @@ const REAPED_AT_ONCE: usize = 4;
 pub(super) struct Unanswered(Mutex<HashMap<(u32, usize), u64>>);
 
 impl Unanswered {
-    fn numbers(&self) -> MutexGuard<'_, HashMap<(u32, usize), u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Removes and returns the number of an unanswered request; the caller repeats it.
     fn take(&self, lane: u32, shard: usize) -> Option<u64> {
-        self.numbers().remove(&(lane, shard))
+        lock(&self.0).remove(&(lane, shard))
     }
 
     fn put(&self, id: LeaseRequestId, shard: usize) {
-        self.numbers().insert((id.lane, shard), id.number);
+        lock(&self.0).insert((id.lane, shard), id.number);
     }
 }
 
@@ -193,7 +190,7 @@ impl RedisQueue {
     fn reap_if_due(&self) {
         let known: Vec<&Shard> = self.shards.iter().filter(|shard| shard.is_known()).collect();
         {
-            let mut reaped_at = self.reaped_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reaped_at = lock(&self.reaped_at);
             if known.is_empty() || reaped_at.is_some_and(|at| at.elapsed() < REAP_EVERY) {
                 return;
             }

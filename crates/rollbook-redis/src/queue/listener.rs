@@ -8,10 +8,11 @@
 //! * A cluster has no blocking read on several shards: there the lanes poll.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::{Cmd, RedisResult, cmd};
+use rollbook_core::lock::lock;
 use rollbook_core::queue::QueueError;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -87,20 +88,16 @@ impl Listener {
         }
     }
 
-    fn task(&self) -> std::sync::MutexGuard<'_, Task> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Notes that a lane waits. Returns whether the caller must start the task.
     fn want(&self) -> bool {
-        let mut task = self.task();
+        let mut task = lock(&self.task);
         task.wanted_at = Some(Instant::now());
         !std::mem::replace(&mut task.is_running, true)
     }
 
     /// Returns whether lanes have waited lately; otherwise the task counts as ended.
     fn is_wanted(&self) -> bool {
-        let mut task = self.task();
+        let mut task = lock(&self.task);
         task.is_running = task.wanted_at.is_some_and(|at| at.elapsed() < WANTED_FOR);
         task.is_running
     }
@@ -112,7 +109,7 @@ struct Running(Arc<Listener>);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.is_listening.store(false, Ordering::Relaxed);
-        self.0.task().is_running = false;
+        lock(&self.0.task).is_running = false;
     }
 }
 

@@ -35,12 +35,13 @@ mod wait;
 pub use self::ownership::{FullCoverage, Ownership};
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use redis::{Cmd, Script};
 use rollbook_core::delivery::{Delivery, MessageId};
 use rollbook_core::live::Live;
+use rollbook_core::lock::lock;
 use rollbook_core::protection::Protection;
 use rollbook_core::queue::{
     Audit, BulkStep, Consumer, DISCARDS_KEPT, DeadLetter, DeadLetterPage, DeadLetterSums, Discard,
@@ -91,12 +92,8 @@ struct Shard {
 }
 
 impl Shard {
-    fn epoch(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn is_known(&self) -> bool {
-        self.epoch().is_some()
+        lock(&self.epoch).is_some()
     }
 
     /// Marks the shard as possibly having due messages: the next lane to ask polls it.
@@ -271,7 +268,7 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
-        self.list_dead(page).await
+        self.with_bodies(&self.find_dead(page).await?).await
     }
 
     async fn newest_dead_letters(&self, page: &DeadLetterPage) -> Result<Vec<DeadLetter>, QueueError> {
@@ -311,7 +308,8 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn count_dead_letters(&self, page: &DeadLetterPage) -> Result<BulkStep, QueueError> {
-        self.count_dead(page).await
+        let (found, next) = self.next_dead(page).await?;
+        Ok(BulkStep { changed: found.len(), next })
     }
 
     async fn restarted(&self) {
@@ -319,7 +317,11 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn audit(&self, repair: bool) -> Result<Audit, QueueError> {
-        self.audit_all(repair).await
+        let mut audit = Audit::default();
+        for shard in &*self.shards {
+            self.audit_shard(shard, repair, &mut audit).await?;
+        }
+        Ok(audit)
     }
 
     async fn durability(&self) -> Result<Durability, QueueError> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use redis::cmd;
+use rollbook_core::lock::lock;
 use rollbook_core::queue::QueueError;
 use rollbook_core::time::Timestamp;
 
@@ -139,7 +140,7 @@ impl RedisQueue {
     pub async fn remove(&self) -> Result<(), QueueError> {
         for shard in &*self.shards {
             let _: u64 = self.command_on(shard, cmd("UNLINK").arg(shard.keys.all())).await?;
-            *shard.epoch() = None;
+            *lock(&shard.epoch) = None;
         }
         Ok(())
     }

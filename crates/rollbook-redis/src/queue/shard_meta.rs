@@ -1,5 +1,6 @@
 //! Data of a shard about itself (`meta`), and the check whether this process may use it.
 
+use rollbook_core::lock::lock;
 use rollbook_core::queue::QueueError;
 use tracing::{error, warn};
 
@@ -119,7 +120,7 @@ impl RedisQueue {
         };
         // If meta was lost and the data kept, the epoch is new and the data is what this process knew.
         if writes || (add.is_none() && !is_unclaimed) {
-            *shard.epoch() = Some(epoch);
+            *lock(&shard.epoch) = Some(epoch);
         }
         Ok(add)
     }
@@ -139,7 +140,7 @@ impl RedisQueue {
     /// Returns whether the shard's data is the data that this process knows; logs if not. An empty epoch
     /// means that `meta` is gone and the data exists.
     pub(super) fn check_epoch(&self, shard: &Shard, found: Option<&str>) -> bool {
-        let mut known = shard.epoch();
+        let mut known = lock(&shard.epoch);
         let Some(epoch) = known.as_deref().filter(|known| found != Some(*known)) else { return true };
         let address = self.address();
         if found.is_some_and(|found| {

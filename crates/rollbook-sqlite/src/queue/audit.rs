@@ -11,11 +11,10 @@
 
 use rollbook_core::queue::{Audit, QueueError};
 use rollbook_core::time::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::{Counters, SqliteQueue, count};
 use crate::fault::Fault;
-use crate::select::select;
 
 /// Rows in one step.
 const STEP: usize = 1_000;
@@ -66,7 +65,8 @@ impl SqliteQueue {
     async fn check(&self, check: &'static Check, repair: bool) -> Result<u64, Fault> {
         let (mut after, mut wrong) = (i64::MIN, 0);
         loop {
-            let rows = self.reads.read(move |connection| page(connection, check, after)).await?;
+            let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            let rows: Vec<(i64, bool)> = self.reads.rows(check.page, (after, STEP), read).await?;
             let Some((last, _)) = rows.last() else { return Ok(wrong) };
             after = *last;
             let damaged: Vec<i64> =
@@ -82,10 +82,6 @@ impl SqliteQueue {
             }
         }
     }
-}
-
-fn page(connection: &Connection, check: &Check, after: i64) -> rusqlite::Result<Vec<(i64, bool)>> {
-    select(connection, check.page, (after, STEP), |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// Facts of the tables, and the counters in the same state of the file.

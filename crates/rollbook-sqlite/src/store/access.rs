@@ -8,7 +8,7 @@ use rollbook_core::store::{
     Access, ContextRows, ITEMS_MAX, Member, MembersOf, RowView, STATUSES_OVER, StoreError,
 };
 use rollbook_core::table_layout::columns;
-use rusqlite::{Connection, Params};
+use rusqlite::{Connection, Params, Row};
 
 use super::SqliteStore;
 use super::pending::as_limit;
@@ -112,22 +112,6 @@ fn context(connection: &Connection, user: &str, organization: Option<&str>) -> r
     Ok(rows)
 }
 
-fn members(
-    connection: &Connection,
-    of: MembersOf<'_>,
-    after: &str,
-    limit: usize,
-) -> rusqlite::Result<Vec<Member>> {
-    let width = columns(&ORGANIZATION_MEMBERSHIPS).count();
-    let values = (of.id(), after, as_limit(limit));
-    let members = select(connection, &members_sql(of), values, |row| {
-        let membership = view_at(&ORGANIZATION_MEMBERSHIPS, row, 0)?;
-        let other = view_at(of.other(), row, width)?;
-        Ok(membership.map(|membership| Member { membership, other }))
-    })?;
-    Ok(members.into_iter().flatten().collect())
-}
-
 #[async_trait]
 impl Access for SqliteStore {
     async fn context(&self, user_id: &str, organization_id: Option<&str>) -> Result<ContextRows, StoreError> {
@@ -142,13 +126,15 @@ impl Access for SqliteStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Member>, StoreError> {
-        let (id, after) = (of.id().to_owned(), after.unwrap_or_default().to_owned());
-        let of_organization = matches!(of, MembersOf::Organization(_));
-        let read = move |connection: &Connection| {
-            let of = if of_organization { MembersOf::Organization(&id) } else { MembersOf::User(&id) };
-            members(connection, of, &after, limit)
+        let values = (of.id().to_owned(), after.unwrap_or_default().to_owned(), as_limit(limit));
+        let (other, width) = (of.other(), columns(&ORGANIZATION_MEMBERSHIPS).count());
+        let read = move |row: &Row<'_>| {
+            let membership = view_at(&ORGANIZATION_MEMBERSHIPS, row, 0)?;
+            let other = view_at(other, row, width)?;
+            Ok(membership.map(|membership| Member { membership, other }))
         };
-        Ok(self.database.read(read).await?)
+        let members = self.database.rows(members_sql(of), values, read).await?;
+        Ok(members.into_iter().flatten().collect())
     }
 }
 

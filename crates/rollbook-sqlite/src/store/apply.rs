@@ -12,7 +12,7 @@ use super::cascade::Pass;
 use super::changes::{begin_lines, end_lines};
 use super::tables::{Tables, read_stored};
 use super::write::{self, Write, Writer};
-use crate::fault::{LedgerChanged, LedgerSkipped};
+use crate::fault::NotKept;
 
 /// Merges the changes into their tables and writes the ledger.
 ///
@@ -176,7 +176,7 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
             bucket,
         ))?;
         if written == 0 && !find.exists((origin.entry_id().as_str(),))? {
-            return Err(LedgerSkipped.into());
+            return Err(NotKept::LedgerSkipped.into());
         }
         if written > 0 {
             new.push((origin.entry_id().as_str(), change.subject_id(), outcome.as_str()));
@@ -191,8 +191,8 @@ fn write_ledger(tables: &Tables<'_>, changes: &[Change], outcomes: &[Applied]) -
     for entry in new {
         match find.query_row(entry, |row| row.get(0)).optional()? {
             Some(true) => {}
-            Some(false) => return Err(LedgerChanged.into()),
-            None => return Err(LedgerSkipped.into()),
+            Some(false) => return Err(NotKept::LedgerChanged.into()),
+            None => return Err(NotKept::LedgerSkipped.into()),
         }
     }
     Ok(true)

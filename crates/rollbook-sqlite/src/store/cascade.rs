@@ -14,7 +14,7 @@ use rusqlite::Error::StatementChangedRows;
 
 use super::pending;
 use super::tables::Tables;
-use crate::fault::Undone;
+use crate::fault::NotKept;
 
 /// Maximum rows that one transaction repairs in addition to its own.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -51,7 +51,7 @@ impl Tables<'_> {
         }
         self.cascading.in_child(|| {
             if pass == Pass::Check {
-                return Err(Undone.into());
+                return Err(NotKept::Undone.into());
             }
             self.cascading.take(found.len());
             for (resource, child) in &found {
@@ -97,7 +97,7 @@ impl Tables<'_> {
         }
         self.cascading.in_child(|| {
             if pass == Pass::Check {
-                return Err(Undone.into());
+                return Err(NotKept::Undone.into());
             }
             self.cascading.take(1);
             self.repair_alone(resource, id).map(drop)
@@ -114,7 +114,7 @@ impl Tables<'_> {
         if let Some(own) = &self.statements.of(resource).own {
             for id in ids {
                 if self.exists(&own.is_still_wrong, id)? {
-                    return Err(Undone.into());
+                    return Err(NotKept::Undone.into());
                 }
             }
         }
@@ -125,7 +125,7 @@ impl Tables<'_> {
     pub(super) fn repair_alone(&self, resource: &'static Resource, id: &str) -> rusqlite::Result<bool> {
         let changed = self.repair(resource, id)?;
         match &self.statements.of(resource).own {
-            Some(own) if changed && self.exists(&own.is_still_wrong, id)? => Err(Undone.into()),
+            Some(own) if changed && self.exists(&own.is_still_wrong, id)? => Err(NotKept::Undone.into()),
             _ => Ok(changed),
         }
     }

@@ -9,16 +9,18 @@ use rollbook_core::store::{
     Generation, PASSED_MAX, Position, RetentionLimits, StoreError,
 };
 use rollbook_core::time::Timestamp;
-use rusqlite::types::Type;
 use rusqlite::{Connection, Row};
 use tokio::time::{Instant, timeout_at};
 
 use super::SqliteStore;
 use super::pending::as_limit;
 use crate::feed;
+use crate::select::parsed;
 
 /// Interval of reads while a reader waits: another process may have written.
 const POLL: Duration = Duration::from_millis(100);
+/// Name of a column in an error.
+const COLUMN: &str = "a column of changes";
 
 /// Returns the state of the feed.
 pub(super) fn state(connection: &Connection) -> rusqlite::Result<FeedState> {
@@ -55,23 +57,17 @@ fn page(connection: &Connection, query: &ChangesQuery) -> rusqlite::Result<(Feed
 
 /// Reads a line from the first columns.
 pub(super) fn line(row: &Row<'_>) -> rusqlite::Result<ChangeLine> {
-    let text = |column: usize| row.get_ref(column)?.as_str().map_err(|_| damaged(column));
-    let time = |column: usize| Timestamp::parse(text(column)?).ok_or_else(|| damaged(column));
     Ok(ChangeLine {
         position: row.get(0)?,
         resource: row.get(1)?,
         subject_id: row.get(2)?,
-        kind: ChangeKind::parse(text(3)?).ok_or_else(|| damaged(3))?,
-        changed: serde_json::from_str(text(4)?).map_err(|_| damaged(4))?,
-        origin: ChangeOrigin::parse(text(5)?).ok_or_else(|| damaged(5))?,
+        kind: parsed(row, 3, COLUMN, ChangeKind::parse)?,
+        changed: parsed(row, 4, COLUMN, |names| serde_json::from_str(names).ok())?,
+        origin: parsed(row, 5, COLUMN, ChangeOrigin::parse)?,
         cause: row.get(6)?,
         event_at: row.get::<_, Option<String>>(7)?.as_deref().and_then(Timestamp::parse),
-        at: time(8)?,
+        at: parsed(row, 8, COLUMN, Timestamp::parse)?,
     })
-}
-
-fn damaged(column: usize) -> rusqlite::Error {
-    rusqlite::Error::InvalidColumnType(column, "a column of changes".to_owned(), Type::Text)
 }
 
 /// Returns the position before the first line from a time on. Times grow with the positions.

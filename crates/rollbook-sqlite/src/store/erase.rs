@@ -22,7 +22,7 @@ use super::sql::Statements;
 use super::steps::{Ended, Turn};
 use super::tables::Tables;
 use super::write::{Write, Writer, must_show};
-use crate::fault::Undone;
+use crate::fault::NotKept;
 
 /// Maximum rows named in the error of an incomplete erasure.
 const NAMED_MAX: usize = 5;
@@ -64,7 +64,7 @@ impl SqliteStore {
         // A trigger of another table may have restored content since.
         turn.done.rows = turn.done.rows.saturating_sub(own.len() as u64);
         turn.report();
-        refused.extend(own.into_iter().map(|id| (id, Undone.to_string())));
+        refused.extend(own.into_iter().map(|id| (id, NotKept::Undone.to_string())));
         let mut faults: Vec<String> = not_erased(&refused).into_iter().collect();
         if !left.is_empty() {
             let named: Vec<&str> = left.iter().map(|(_, id)| id.as_str()).take(NAMED_MAX).collect();

@@ -9,12 +9,12 @@ use rollbook_core::store::{
     Forwards, LOCK_MAX, OpenChanges, Position, StoreError,
 };
 use rollbook_core::time::Timestamp;
-use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 
 use super::SqliteStore;
 use super::changes::{bound, line};
 use super::pending::as_limit;
+use crate::select::{parsed, parsed_if_any, select};
 
 /// A forward with the numbers of its recorded changes: (time); a condition or an order follows.
 const FORWARD: &str =
@@ -26,24 +26,21 @@ const FORWARD: &str =
         CASE WHEN in_hand_at = position THEN in_hand END, generation, paused_until
     FROM forwards";
 
+/// Name of a column in an error.
+const COLUMN: &str = "a column of a forward";
+
 /// Records changes, in the order of the columns that `line` reads.
 const RECORD: &str = "INSERT OR REPLACE INTO forward_changes
         (forward, position, resource, subject_id, kind, changed, origin, cause, event_at, at,
          state, tries, attempts, failed_at, next_try_at, last_error)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
 
-fn damaged(column: usize) -> rusqlite::Error {
-    rusqlite::Error::InvalidColumnType(column, "a column of a forward".to_owned(), Type::Text)
-}
-
 fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
-    let text = row.get_ref(column)?.as_str().map_err(|_| damaged(column))?;
-    Timestamp::parse(text).ok_or_else(|| damaged(column))
+    parsed(row, column, COLUMN, Timestamp::parse)
 }
 
 fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
-    let is_null = row.get_ref(column)? == rusqlite::types::ValueRef::Null;
-    if is_null { Ok(None) } else { time(row, column).map(Some) }
+    parsed_if_any(row, column, COLUMN, Timestamp::parse)
 }
 
 fn forward(row: &Row<'_>) -> rusqlite::Result<Forward> {
@@ -66,10 +63,9 @@ fn forward(row: &Row<'_>) -> rusqlite::Result<Forward> {
 }
 
 fn change(row: &Row<'_>) -> rusqlite::Result<ForwardChange> {
-    let state: String = row.get(9)?;
     Ok(ForwardChange {
         line: line(row)?,
-        state: ForwardState::parse(&state).ok_or_else(|| damaged(9))?,
+        state: parsed(row, 9, COLUMN, ForwardState::parse)?,
         tries: row.get(10)?,
         attempts: row.get(11)?,
         failed_at: optional_time(row, 12)?,
@@ -80,8 +76,7 @@ fn change(row: &Row<'_>) -> rusqlite::Result<ForwardChange> {
 
 fn read(connection: &Connection, name: &str, now: Timestamp) -> rusqlite::Result<Option<Forward>> {
     let sql = format!("{FORWARD} WHERE name = ?2");
-    let mut statement = connection.prepare_cached(&sql)?;
-    statement.query_map((now.to_string(), name), forward)?.next().transpose()
+    Ok(select(connection, &sql, (now.to_string(), name), forward)?.pop())
 }
 
 fn record(connection: &Connection, name: &str, changes: &[ForwardChange]) -> rusqlite::Result<()> {
@@ -234,21 +229,13 @@ impl Forwards for SqliteStore {
     }
 
     async fn release_forward(&self, name: &str, epoch: u64) -> Result<(), StoreError> {
-        let name = name.to_owned();
-        let release = move |connection: &Connection| {
-            let sql = "UPDATE forwards SET holder = NULL, held_until = NULL WHERE name = ?1 AND epoch = ?2";
-            connection.prepare_cached(sql)?.execute((&name, bound(epoch))).map(drop)
-        };
-        Ok(self.database.run(release).await?)
+        let sql = "UPDATE forwards SET holder = NULL, held_until = NULL WHERE name = ?1 AND epoch = ?2";
+        Ok(self.database.execute(sql, (name.to_owned(), bound(epoch))).await?)
     }
 
     async fn forwards(&self) -> Result<Vec<Forward>, StoreError> {
-        let now = self.clock.now().to_string();
-        let list = move |connection: &Connection| {
-            let sql = format!("{FORWARD} ORDER BY name");
-            connection.prepare_cached(&sql)?.query_map((&now,), forward)?.collect()
-        };
-        Ok(self.scans().await?.read(list).await?)
+        let sql = format!("{FORWARD} ORDER BY name");
+        Ok(self.scans().await?.rows(sql, (self.clock.now().to_string(),), forward).await?)
     }
 
     async fn forward_changes(
@@ -258,18 +245,13 @@ impl Forwards for SqliteStore {
         after: Position,
         limit: usize,
     ) -> Result<Vec<ForwardChange>, StoreError> {
-        let name = name.to_owned();
-        let list = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT position, resource, subject_id, kind, changed, origin, cause, event_at, at,
-                        state, tries, attempts, failed_at, next_try_at, last_error
-                 FROM forward_changes WHERE forward = ?1 AND state = ?2 AND position > ?3
-                 ORDER BY position LIMIT ?4",
-            )?;
-            let limit = as_limit(limit.min(FORWARD_CHANGES_MAX));
-            statement.query_map((&name, state.as_str(), bound(after), limit), change)?.collect()
-        };
-        Ok(self.scans().await?.read(list).await?)
+        let sql = "SELECT position, resource, subject_id, kind, changed, origin, cause, event_at, at,
+                          state, tries, attempts, failed_at, next_try_at, last_error
+                   FROM forward_changes WHERE forward = ?1 AND state = ?2 AND position > ?3
+                   ORDER BY position LIMIT ?4";
+        let limit = as_limit(limit.min(FORWARD_CHANGES_MAX));
+        let values = (name.to_owned(), state.as_str(), bound(after), limit);
+        Ok(self.scans().await?.rows(sql, values, change).await?)
     }
 
     async fn move_forward(&self, name: &str, to: ForwardMove) -> Result<bool, StoreError> {

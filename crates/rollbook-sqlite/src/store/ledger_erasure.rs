@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use rollbook_core::store::StoreError;
 use rollbook_core::store::cascades::{Entry, FOUND_MAX};
-use rusqlite::Connection;
 
 use super::SqliteStore;
 use super::pending::as_limit;
 use super::steps::Turn;
 use super::tables::Tables;
-use crate::select::select;
 
 /// Maximum entries that one scan returns.
 const LINES_MAX: usize = 10_000;
+
+/// Selects entries about these subjects (a JSON array) after a `svix-id`, in the order of the table.
+const ABOUT: &str = "SELECT svix_id FROM deliveries
+    WHERE svix_id > ?2 AND +subject_id IN (SELECT value FROM json_each(?1)) ORDER BY svix_id LIMIT ?3";
 
 impl SqliteStore {
     /// Removes the ledger entries about these parents and all their rows.
@@ -42,15 +44,11 @@ impl SqliteStore {
 
     /// Returns the ids of child rows of a parent by one link, after an id.
     async fn page(&self, entry: &Entry, number: usize, from: String) -> Result<Vec<String>, StoreError> {
-        let (statements, entry) = (Arc::clone(&self.statements), entry.clone());
-        let read = move |connection: &Connection| {
-            let Some((_, dependents)) = statements.dependents(entry.resource, true).nth(number) else {
-                return Ok(Vec::new());
-            };
-            let values = (&entry.id, &from, as_limit(FOUND_MAX));
-            select(connection, &dependents.ids, values, |row| row.get(0))
+        let Some((_, dependents)) = self.statements.dependents(entry.resource, true).nth(number) else {
+            return Ok(Vec::new());
         };
-        Ok(self.scans().await?.read(read).await?)
+        let values = (entry.id.clone(), from, as_limit(FOUND_MAX));
+        Ok(self.scans().await?.rows(dependents.ids.clone(), values, |row| row.get(0)).await?)
     }
 
     async fn forget_ids(
@@ -66,9 +64,8 @@ impl SqliteStore {
         let ids: Arc<str> = ids.to_string().into();
         let mut after = String::new();
         loop {
-            let (subjects, from) = (Arc::clone(&ids), after.clone());
-            let found =
-                self.scans().await?.read(move |connection| about(connection, &subjects, &from)).await?;
+            let values = (Arc::clone(&ids), after.clone(), as_limit(LINES_MAX));
+            let found: Vec<String> = self.scans().await?.rows(ABOUT, values, |row| row.get(0)).await?;
             let Some(last) = found.last() else { return Ok(()) };
             after.clone_from(last);
             let mut open = vec![found];
@@ -110,13 +107,6 @@ impl SqliteStore {
         }
         Ok(())
     }
-}
-
-/// Selects entries about these subjects (a JSON array) after a `svix-id`, in the order of the table.
-fn about(connection: &Connection, subjects: &str, from: &str) -> rusqlite::Result<Vec<String>> {
-    let sql = "SELECT svix_id FROM deliveries
-               WHERE svix_id > ?2 AND +subject_id IN (SELECT value FROM json_each(?1)) ORDER BY svix_id LIMIT ?3";
-    select(connection, sql, (subjects, from, as_limit(LINES_MAX)), |row| row.get(0))
 }
 
 /// Removes these entries (a JSON array). Returns how many were removed, and how many remain with an example.

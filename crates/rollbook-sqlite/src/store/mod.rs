@@ -49,6 +49,8 @@ use rusqlite::Connection;
 use tokio::sync::{Notify, OnceCell, watch};
 
 use self::cascade::BATCH_MAX;
+use self::pending::as_limit;
+use self::read::{row_text, view};
 use self::tables::{Cascading, Tables, Trail};
 use crate::connection;
 use crate::database::Database;
@@ -203,14 +205,8 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        Ok(self
-            .database
-            .run(|connection| {
-                connection.query_row("SELECT 1 FROM users LIMIT 1", [], |_| Ok(())).or_else(|error| {
-                    if error == rusqlite::Error::QueryReturnedNoRows { Ok(()) } else { Err(error) }
-                })
-            })
-            .await?)
+        let sql = "SELECT 1 FROM users LIMIT 1";
+        Ok(self.database.run(|connection| connection.prepare(sql)?.exists(()).map(drop)).await?)
     }
 
     async fn rehearse(&self) -> Result<bool, StoreError> {
@@ -239,14 +235,13 @@ impl Store for SqliteStore {
 #[async_trait]
 impl Rows for SqliteStore {
     async fn get(&self, resource: &'static Resource, id: &str) -> Result<Option<RowView>, StoreError> {
-        let (statements, id) = (Arc::clone(&self.statements), id.to_owned());
-        Ok(self.database.read(move |connection| read::get(connection, &statements, resource, &id)).await?)
+        let sql = self.statements.of(resource).get.clone();
+        Ok(self.database.rows(sql, (id.to_owned(),), move |row| view(resource, row)).await?.pop())
     }
 
     async fn get_text(&self, resource: &'static Resource, id: &str) -> Result<Option<RowText>, StoreError> {
-        let (statements, id) = (Arc::clone(&self.statements), id.to_owned());
-        let read = move |connection: &Connection| read::get_text(connection, &statements, resource, &id);
-        Ok(self.database.read(read).await?)
+        let sql = self.statements.of(resource).get.clone();
+        Ok(self.database.rows(sql, (id.to_owned(),), move |row| row_text(resource, row)).await?.pop())
     }
 
     async fn rows(
@@ -255,11 +250,9 @@ impl Rows for SqliteStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError> {
-        let (statements, after) = (Arc::clone(&self.statements), after.unwrap_or_default().to_owned());
-        Ok(self
-            .database
-            .read(move |connection| read::rows(connection, &statements, resource, &after, limit))
-            .await?)
+        let sql = self.statements.of(resource).rows.clone();
+        let values = (after.unwrap_or_default().to_owned(), as_limit(limit));
+        Ok(self.database.rows(sql, values, move |row| view(resource, row)).await?)
     }
 
     async fn rows_where(
@@ -269,10 +262,9 @@ impl Rows for SqliteStore {
         value: &str,
         limit: usize,
     ) -> Result<Vec<RowView>, StoreError> {
-        let value = value.to_owned();
-        let read =
-            move |connection: &Connection| read::rows_where(connection, resource, column, &value, limit);
-        Ok(self.database.read(read).await?)
+        let Some(sql) = sql::rows_where(resource, column) else { return Ok(Vec::new()) };
+        let values = (value.to_owned(), as_limit(limit));
+        Ok(self.database.rows(sql, values, move |row| view(resource, row)).await?)
     }
 
     async fn cascades(&self, about: Option<&str>, limit: usize) -> Result<PendingCascades, StoreError> {

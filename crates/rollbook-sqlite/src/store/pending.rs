@@ -146,12 +146,6 @@ pub(super) fn remove(connection: &Connection, entry: &Entry) -> rusqlite::Result
     Ok(statement.execute((table, id, what, entry.revision))? > 0)
 }
 
-/// Removes the entries about content, which only retention retries.
-pub(super) fn forget_content(connection: &Connection) -> rusqlite::Result<()> {
-    let sql = "DELETE FROM rollbook_cascades WHERE what = 'content'";
-    connection.prepare_cached(sql)?.execute(()).map(drop)
-}
-
 /// Counts the entries, and returns when a cascade is due. Content is left to retention.
 pub(super) fn left(connection: &Connection, now: Timestamp) -> rusqlite::Result<CascadeStep> {
     let mut statement = connection.prepare_cached(

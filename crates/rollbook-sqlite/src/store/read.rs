@@ -11,57 +11,25 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use serde_json::{Map, Value};
 
 use super::pending::as_limit;
-use super::sql::{self, Statements};
-use crate::select::select;
+use crate::select::{parsed, select};
 
-/// Reads one row.
-pub(super) fn get(
-    connection: &Connection,
-    statements: &Statements,
-    resource: &'static Resource,
-    id: &str,
-) -> rusqlite::Result<Option<RowView>> {
-    let mut statement = connection.prepare_cached(&statements.of(resource).get)?;
-    statement.query_row((id,), |row| view(resource, row)).optional()
-}
-
-/// Reads one row as a text.
-pub(super) fn get_text(
-    connection: &Connection,
-    statements: &Statements,
-    resource: &'static Resource,
-    id: &str,
-) -> rusqlite::Result<Option<RowText>> {
-    let mut statement = connection.prepare_cached(&statements.of(resource).get)?;
-    let read = |row: &Row<'_>| {
-        let text = |((name, kind), position): ((&str, Kind), usize)| {
-            let text = match (kind, row.get_ref(position)?) {
-                (Kind::Json, ValueRef::Text(json)) => {
-                    Document::read(json).map_err(|error| unreadable(position, error))?
-                }
-                _ => Document::from(&value(row, position, name, kind)?),
-            };
-            Ok((name.to_owned(), text))
+/// Reads a row as a text.
+pub(super) fn row_text(resource: &'static Resource, row: &Row<'_>) -> rusqlite::Result<RowText> {
+    let text = |((name, kind), position): ((&str, Kind), usize)| {
+        let text = match (kind, row.get_ref(position)?) {
+            (Kind::Json, ValueRef::Text(json)) => {
+                Document::read(json).map_err(|error| unreadable(position, error))?
+            }
+            _ => Document::from(&value(row, position, name, kind)?),
         };
-        let columns: rusqlite::Result<_> = columns(resource).zip(0..).map(text).collect();
-        Ok(RowText::new(&columns?))
+        Ok((name.to_owned(), text))
     };
-    statement.query_row((id,), read).optional()
+    let columns: rusqlite::Result<_> = columns(resource).zip(0..).map(text).collect();
+    Ok(RowText::new(&columns?))
 }
 
-/// Reads rows after an id, in the order of their ids.
-pub(super) fn rows(
-    connection: &Connection,
-    statements: &Statements,
-    resource: &'static Resource,
-    after: &str,
-    limit: usize,
-) -> rusqlite::Result<Vec<RowView>> {
-    let sql = &statements.of(resource).rows;
-    select(connection, sql, (after, as_limit(limit)), |row| view(resource, row))
-}
-
-fn view(resource: &'static Resource, row: &Row<'_>) -> rusqlite::Result<RowView> {
+/// Reads a row as an application sees it.
+pub(super) fn view(resource: &'static Resource, row: &Row<'_>) -> rusqlite::Result<RowView> {
     view_from(resource, row, 0)
 }
 
@@ -106,18 +74,6 @@ fn unreadable(position: usize, error: impl std::error::Error + Send + Sync + 'st
     rusqlite::Error::FromSqlConversionFailure(position, Type::Text, Box::new(error))
 }
 
-/// Reads rows with this value in a typed column.
-pub(super) fn rows_where(
-    connection: &Connection,
-    resource: &'static Resource,
-    column: &str,
-    value: &str,
-    limit: usize,
-) -> rusqlite::Result<Vec<RowView>> {
-    let Some(sql) = sql::rows_where(resource, column) else { return Ok(Vec::new()) };
-    select(connection, &sql, (value, as_limit(limit)), |row| view(resource, row))
-}
-
 const ENTRY: &str = "SELECT svix_id, event_type, subject_id, outcome, event_at, received_at, applied_at, attempts FROM deliveries";
 /// Selects the latest entries about a subject: (subject, limit). The query walks from bucket to bucket of the
 /// ledger, one step in an index each (`0008_ledger_buckets.sql`).
@@ -150,11 +106,7 @@ pub(super) fn deliveries(
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
-    let time = |position| {
-        let text: String = row.get(position)?;
-        let unknown = || rusqlite::Error::InvalidColumnType(position, "a time".to_owned(), Type::Text);
-        Timestamp::parse(&text).ok_or_else(unknown)
-    };
+    let time = |position| parsed(row, position, "a time", Timestamp::parse);
     let message_id = MessageId::new(row.get::<_, String>(0)?);
     let outcome = LedgerEntry::parse_outcome(&message_id, row.get_ref(3)?.as_str()?)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(3, Type::Text, Box::new(error)))?;

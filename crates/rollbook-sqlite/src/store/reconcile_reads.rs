@@ -1,19 +1,15 @@
-//! Reads of the reconciler's port.
+//! Statements of the reconciler's reads, and values of their rows.
 
 use rollbook_core::catalog::{Link, Resource};
-use rollbook_core::drift::Drift;
-use rollbook_core::source::{Lookup, Window};
-use rollbook_core::store::{Freshness, Head, Held, HeldCount, HeldKey, HeldState, Living, Run, RunState};
+use rollbook_core::source::Lookup;
+use rollbook_core::store::{Run, RunState};
 use rollbook_core::table_layout::STATE_COLUMNS;
 use rollbook_core::time::Timestamp;
-use rusqlite::types::Type;
-use rusqlite::{Connection, Row};
+use rusqlite::Row;
 use serde_json::json;
 
-use super::pending::as_limit;
 use super::sql::named;
-use super::tables::read_stored;
-use crate::select::select;
+use crate::select::{parsed, parsed_if_any};
 
 /// Text before every time.
 const FIRST: &str = "";
@@ -21,7 +17,7 @@ const FIRST: &str = "";
 const LAST: &str = "~";
 
 /// Returns the bound of a range of times as text.
-fn bound(at: Timestamp) -> String {
+pub(super) fn bound(at: Timestamp) -> String {
     match at.as_millis() {
         i64::MIN => FIRST.to_owned(),
         i64::MAX => LAST.to_owned(),
@@ -30,35 +26,14 @@ fn bound(at: Timestamp) -> String {
 }
 
 /// Ids as a JSON array, which a statement reads with `json_each`.
-pub(super) fn id_list(ids: &[String]) -> String {
+pub(super) fn id_list(ids: &[&str]) -> String {
     json!(ids).to_string()
 }
 
-pub(super) fn heads(
-    connection: &Connection,
-    resource: &'static Resource,
-    ids: &[String],
-) -> rusqlite::Result<Vec<Head>> {
-    let sql = format!(
-        "SELECT {}, {}, id FROM {} WHERE id IN (SELECT value FROM json_each(?1))",
-        STATE_COLUMNS.join(", "),
-        named(resource),
-        resource.table
-    );
-    let read = |row: &Row<'_>| Ok(Head { state: read_stored(row)?, id: row.get("id")? });
-    select(connection, &sql, (id_list(ids),), read)
-}
-
-pub(super) fn contents(
-    connection: &Connection,
-    resource: &'static Resource,
-    ids: &[String],
-) -> rusqlite::Result<Vec<(String, String)>> {
-    let sql = format!(
-        "SELECT id, data FROM {} WHERE id IN (SELECT value FROM json_each(?1)) AND data IS NOT NULL",
-        resource.table
-    );
-    select(connection, &sql, (id_list(ids),), |row| Ok((row.get(0)?, row.get(1)?)))
+/// States of existing rows, with their ids: (ids).
+pub(super) fn heads_sql(resource: &'static Resource) -> String {
+    let (state, named, table) = (STATE_COLUMNS.join(", "), named(resource), resource.table);
+    format!("SELECT {state}, {named}, id FROM {table} WHERE id IN (SELECT value FROM json_each(?1))")
 }
 
 /// Columns of a [`Lookup`]: the id, and the ids of the organization and the user where the table has them.
@@ -67,12 +42,13 @@ fn lookup_columns(resource: &'static Resource) -> String {
     format!("id, {}, {}", column("organization_id"), column("user_id"))
 }
 
-fn lookup(row: &Row<'_>) -> rusqlite::Result<Lookup> {
+/// Reads a [`Lookup`] from the first columns.
+pub(super) fn lookup(row: &Row<'_>) -> rusqlite::Result<Lookup> {
     Ok(Lookup { id: row.get(0)?, organization_id: row.get(1)?, user_id: row.get(2)? })
 }
 
 /// Living rows in the order of the index `…_living`: (time to start at, id to start after, end, untouched since, limit).
-fn living_sql(resource: &'static Resource) -> String {
+pub(super) fn living_sql(resource: &'static Resource) -> String {
     format!(
         "SELECT {}, created_at FROM {}
          WHERE deleted_at IS NULL AND (created_at, id) > (?1, ?2) AND created_at < ?3 AND synced_at < ?4
@@ -82,23 +58,8 @@ fn living_sql(resource: &'static Resource) -> String {
     )
 }
 
-pub(super) fn living(
-    connection: &Connection,
-    resource: &'static Resource,
-    window: Window,
-    untouched_since: Timestamp,
-    after: Option<&Living>,
-    limit: usize,
-) -> rusqlite::Result<Vec<Living>> {
-    let after = after.filter(|after| after.created_at >= window.from);
-    let (from, id) = after.map_or((window.from, ""), |after| (after.created_at, after.lookup.id.as_str()));
-    let values = (bound(from), id, bound(window.to), untouched_since.to_string(), as_limit(limit));
-    let read = |row: &Row<'_>| Ok(Living { created_at: time(row, 3)?, lookup: lookup(row)? });
-    select(connection, &living_sql(resource), values, read)
-}
-
 /// Living rows without a `created_at`: (untouched since, id to start after, limit).
-fn undated_sql(resource: &'static Resource) -> String {
+pub(super) fn undated_sql(resource: &'static Resource) -> String {
     format!(
         "SELECT {} FROM {}
          WHERE deleted_at IS NULL AND created_at IS NULL AND synced_at < ?1 AND id > ?2 ORDER BY id LIMIT ?3",
@@ -107,26 +68,13 @@ fn undated_sql(resource: &'static Resource) -> String {
     )
 }
 
-pub(super) fn undated(
-    connection: &Connection,
-    resource: &'static Resource,
-    untouched_since: Timestamp,
-    after: &str,
-    limit: usize,
-) -> rusqlite::Result<Vec<Lookup>> {
-    let values = (untouched_since.to_string(), after, as_limit(limit));
-    select(connection, &undated_sql(resource), values, lookup)
-}
-
-fn count_living_sql(resource: &'static Resource) -> String {
+/// Number of living rows.
+pub(super) fn count_living_sql(resource: &'static Resource) -> String {
     format!("SELECT count(*) FROM {} WHERE deleted_at IS NULL", resource.table)
 }
 
-pub(super) fn count_living(connection: &Connection, resource: &'static Resource) -> rusqlite::Result<u64> {
-    connection.prepare_cached(&count_living_sql(resource))?.query_row((), |row| row.get(0))
-}
-
-fn count_children_sql(child: &'static Resource, link: &Link) -> String {
+/// Number of living child rows of these parents, up to a limit: (ids, limit).
+pub(super) fn count_children_sql(child: &'static Resource, link: &Link) -> String {
     format!(
         "SELECT count(*) FROM (SELECT 1 FROM {table}
                                WHERE {column} IN (SELECT value FROM json_each(?1)) AND +deleted_at IS NULL LIMIT ?2)",
@@ -135,32 +83,12 @@ fn count_children_sql(child: &'static Resource, link: &Link) -> String {
     )
 }
 
-/// Counts living child rows of these parents, at most `limit`.
-pub(super) fn count_children(
-    connection: &Connection,
-    child: &'static Resource,
-    link: &Link,
-    ids: &[String],
-    limit: u64,
-) -> rusqlite::Result<u64> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let values = (id_list(ids), limit);
-    connection.prepare_cached(&count_children_sql(child, link))?.query_row(values, |row| row.get(0))
-}
-
-const RUNS: &str =
+/// SELECT of runs; a condition or an order follows.
+pub(super) const RUNS: &str =
     "SELECT id, started_at, saved_at, finished_at, state, is_dry, progress, last_error FROM reconcile_runs";
 
-pub(super) fn run(connection: &Connection, id: &str) -> rusqlite::Result<Option<Run>> {
-    Ok(select(connection, &format!("{RUNS} WHERE id = ?1"), (id,), read_run)?.pop())
-}
-
-pub(super) fn runs(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<Run>> {
-    let sql = format!("{RUNS} ORDER BY started_at DESC, id DESC LIMIT ?1");
-    select(connection, &sql, (as_limit(limit),), read_run)
-}
-
-fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
+/// Reads a run.
+pub(super) fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
     Ok(Run {
         id: row.get(0)?,
         started_at: time(row, 1)?,
@@ -173,72 +101,14 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
     })
 }
 
-pub(super) fn held(
-    connection: &Connection,
-    run: &str,
-    state: HeldState,
-    after: Option<&HeldKey>,
-    limit: usize,
-) -> rusqlite::Result<Vec<Held>> {
-    let (table, id) = after.map_or(("", ""), |after| (after.table.as_str(), after.id.as_str()));
-    let sql = "SELECT table_name, id, kind, state, noted_at FROM reconcile_held
-               WHERE run = ?1 AND state = ?2 AND (table_name, id) > (?3, ?4) ORDER BY table_name, id LIMIT ?5";
-    select(connection, sql, (run, state.as_str(), table, id, as_limit(limit)), |row| {
-        Ok(Held {
-            key: HeldKey { table: row.get(0)?, id: row.get(1)? },
-            kind: parsed(row, 2, "a kind of drift", Drift::parse)?,
-            state: parsed(row, 3, "a state of a held object", HeldState::parse)?,
-            noted_at: time(row, 4)?,
-        })
-    })
-}
-
-pub(super) fn count_held(connection: &Connection, run: Option<&str>) -> rusqlite::Result<Vec<HeldCount>> {
-    let sql = "SELECT run, table_name, kind, state, count(*) FROM reconcile_held
-               WHERE ?1 IS NULL OR run = ?1
-               GROUP BY run, table_name, kind, state ORDER BY run, table_name, kind, state";
-    select(connection, sql, (run,), |row| {
-        Ok(HeldCount {
-            run: row.get(0)?,
-            table: row.get(1)?,
-            kind: parsed(row, 2, "a kind of drift", Drift::parse)?,
-            state: parsed(row, 3, "a state of a held object", HeldState::parse)?,
-            count: row.get(4)?,
-        })
-    })
-}
-
-pub(super) fn freshness(connection: &Connection) -> rusqlite::Result<Vec<Freshness>> {
-    let sql = "SELECT resource, complete_since, last_walk_at, drift FROM reconcile_walks ORDER BY resource";
-    select(connection, sql, (), |row| {
-        Ok(Freshness {
-            table: row.get(0)?,
-            complete_since: optional_time(row, 1)?,
-            last_walk_at: time(row, 2)?,
-            drift: row.get(3)?,
-        })
-    })
-}
-
-fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+/// Reads a time.
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     parsed(row, column, "a time", Timestamp::parse)
 }
 
-fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
-    match row.get_ref(column)?.data_type() {
-        Type::Null => Ok(None),
-        _ => time(row, column).map(Some),
-    }
-}
-
-fn parsed<T>(
-    row: &Row<'_>,
-    column: usize,
-    what: &str,
-    parse: impl Fn(&str) -> Option<T>,
-) -> rusqlite::Result<T> {
-    let text: String = row.get(column)?;
-    parse(&text).ok_or_else(|| rusqlite::Error::InvalidColumnType(column, what.to_owned(), Type::Text))
+/// Reads a time that may be null.
+pub(super) fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    parsed_if_any(row, column, "a time", Timestamp::parse)
 }
 
 #[cfg(test)]
@@ -247,6 +117,7 @@ mod tests {
 
     use super::*;
     use crate::migrations::{Schema, apply_migrations};
+    use crate::select::select;
 
     #[test]
     fn living_rows_are_paged_and_counted_by_their_index() {

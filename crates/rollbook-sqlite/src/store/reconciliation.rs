@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rollbook_core::catalog::Resource;
+use rollbook_core::drift::Drift;
 use rollbook_core::merge::SubjectState;
 use rollbook_core::source::{Lookup, Window};
 use rollbook_core::store::{
@@ -12,31 +13,32 @@ use rollbook_core::store::{
     RUNS_KEPT_MIN, Reconciliation, Reset, Run, StoreError,
 };
 use rollbook_core::time::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, Params, Row};
 
 use super::SqliteStore;
-use super::reconcile_reads as reads;
+use super::pending::as_limit;
+use super::reconcile_reads::{self as reads, RUNS, bound, id_list, lookup, optional_time, read_run, time};
 use super::reset::reset;
+use super::tables::read_stored;
+use crate::select::parsed;
 
 impl SqliteStore {
-    /// Reads on the connection for scans.
+    /// Runs one SELECT on the connection for scans, and reads its rows.
     async fn scan<T: Send + 'static>(
         &self,
-        read: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        Ok(self.scans().await?.read(read).await?)
+        sql: impl AsRef<str> + Send + 'static,
+        values: impl Params + Clone + Send + 'static,
+        read: impl Fn(&Row<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<Vec<T>, StoreError> {
+        Ok(self.scans().await?.rows(sql, values, read).await?)
     }
-}
-
-fn owned(ids: &[&str]) -> Vec<String> {
-    ids.iter().map(|id| (*id).to_owned()).collect()
 }
 
 #[async_trait]
 impl Reconciliation for SqliteStore {
     async fn heads(&self, resource: &'static Resource, ids: &[&str]) -> Result<Vec<Head>, StoreError> {
-        let ids = owned(ids);
-        self.scan(move |connection| reads::heads(connection, resource, &ids)).await
+        let read = |row: &Row<'_>| Ok(Head { state: read_stored(row)?, id: row.get("id")? });
+        self.scan(reads::heads_sql(resource), (id_list(ids),), read).await
     }
 
     async fn contents(
@@ -44,8 +46,11 @@ impl Reconciliation for SqliteStore {
         resource: &'static Resource,
         ids: &[&str],
     ) -> Result<Vec<(String, String)>, StoreError> {
-        let ids = owned(ids);
-        self.scan(move |connection| reads::contents(connection, resource, &ids)).await
+        let sql = format!(
+            "SELECT id, data FROM {} WHERE id IN (SELECT value FROM json_each(?1)) AND data IS NOT NULL",
+            resource.table
+        );
+        self.scan(sql, (id_list(ids),), |row| Ok((row.get(0)?, row.get(1)?))).await
     }
 
     async fn living(
@@ -56,11 +61,12 @@ impl Reconciliation for SqliteStore {
         after: Option<&Living>,
         limit: usize,
     ) -> Result<Vec<Living>, StoreError> {
-        let after = after.cloned();
-        self.scan(move |connection| {
-            reads::living(connection, resource, window, untouched_since, after.as_ref(), limit)
-        })
-        .await
+        let after = after.filter(|after| after.created_at >= window.from);
+        let (from, id) =
+            after.map_or((window.from, ""), |after| (after.created_at, after.lookup.id.as_str()));
+        let (from, to, since) = (bound(from), bound(window.to), untouched_since.to_string());
+        let read = |row: &Row<'_>| Ok(Living { created_at: time(row, 3)?, lookup: lookup(row)? });
+        self.scan(reads::living_sql(resource), (from, id.to_owned(), to, since, as_limit(limit)), read).await
     }
 
     async fn undated(
@@ -70,13 +76,13 @@ impl Reconciliation for SqliteStore {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Lookup>, StoreError> {
-        let after = after.unwrap_or_default().to_owned();
-        self.scan(move |connection| reads::undated(connection, resource, untouched_since, &after, limit))
-            .await
+        let values = (untouched_since.to_string(), after.unwrap_or_default().to_owned(), as_limit(limit));
+        self.scan(reads::undated_sql(resource), values, lookup).await
     }
 
     async fn count_living(&self, resource: &'static Resource) -> Result<u64, StoreError> {
-        self.scan(move |connection| reads::count_living(connection, resource)).await
+        let counted: Vec<u64> = self.scan(reads::count_living_sql(resource), (), |row| row.get(0)).await?;
+        Ok(counted.into_iter().sum())
     }
 
     async fn count_children(
@@ -87,8 +93,10 @@ impl Reconciliation for SqliteStore {
         limit: u64,
     ) -> Result<u64, StoreError> {
         let Some(link) = child.link_to(parent) else { return Ok(0) };
-        let ids = owned(ids);
-        self.scan(move |connection| reads::count_children(connection, child, link, &ids, limit)).await
+        let values = (id_list(ids), i64::try_from(limit).unwrap_or(i64::MAX));
+        let sql = reads::count_children_sql(child, link);
+        let counted: Vec<u64> = self.scan(sql, values, |row| row.get(0)).await?;
+        Ok(counted.into_iter().sum())
     }
 
     async fn lock(&self, name: &str, holder: &str, hold_for: Duration) -> Result<bool, StoreError> {
@@ -109,12 +117,8 @@ impl Reconciliation for SqliteStore {
     }
 
     async fn unlock(&self, name: &str, holder: &str) -> Result<(), StoreError> {
-        let (name, holder) = (name.to_owned(), holder.to_owned());
-        let unlock = move |connection: &Connection| {
-            let sql = "DELETE FROM reconcile_locks WHERE name = ?1 AND holder = ?2";
-            connection.prepare_cached(sql)?.execute((&name, &holder)).map(drop)
-        };
-        Ok(self.database.run(unlock).await?)
+        let sql = "DELETE FROM reconcile_locks WHERE name = ?1 AND holder = ?2";
+        Ok(self.database.execute(sql, (name.to_owned(), holder.to_owned())).await?)
     }
 
     async fn save_run(&self, run: &Run) -> Result<(), StoreError> {
@@ -127,13 +131,14 @@ impl Reconciliation for SqliteStore {
     }
 
     async fn run(&self, id: &str) -> Result<Option<Run>, StoreError> {
-        let id = id.to_owned();
-        self.scan(move |connection| reads::run(connection, &id)).await
+        let sql = format!("{RUNS} WHERE id = ?1");
+        Ok(self.scan(sql, (id.to_owned(),), read_run).await?.pop())
     }
 
     async fn runs(&self, limit: usize) -> Result<Vec<Run>, StoreError> {
         // On the writing connection, as in `feed`: every worker asks, and there are few runs.
-        Ok(self.database.read(move |connection| reads::runs(connection, limit)).await?)
+        let sql = format!("{RUNS} ORDER BY started_at DESC, id DESC LIMIT ?1");
+        Ok(self.database.rows(sql, (as_limit(limit),), read_run).await?)
     }
 
     async fn hold(&self, run: &str, held: &[Held]) -> Result<(), StoreError> {
@@ -159,8 +164,19 @@ impl Reconciliation for SqliteStore {
         after: Option<&HeldKey>,
         limit: usize,
     ) -> Result<Vec<Held>, StoreError> {
-        let (run, after) = (run.to_owned(), after.cloned());
-        self.scan(move |connection| reads::held(connection, &run, state, after.as_ref(), limit)).await
+        let (table, id) = after.cloned().map_or_else(Default::default, |after| (after.table, after.id));
+        let sql = "SELECT table_name, id, kind, state, noted_at FROM reconcile_held
+                   WHERE run = ?1 AND state = ?2 AND (table_name, id) > (?3, ?4) ORDER BY table_name, id LIMIT ?5";
+        let values = (run.to_owned(), state.as_str(), table, id, as_limit(limit));
+        let read = |row: &Row<'_>| {
+            Ok(Held {
+                key: HeldKey { table: row.get(0)?, id: row.get(1)? },
+                kind: kind(row, 2)?,
+                state: held_state(row, 3)?,
+                noted_at: time(row, 4)?,
+            })
+        };
+        self.scan(sql, values, read).await
     }
 
     async fn count_held(&self, run: Option<&str>) -> Result<Vec<HeldCount>, StoreError> {
@@ -169,8 +185,19 @@ impl Reconciliation for SqliteStore {
         if !self.database.read(|connection| connection.prepare_cached(sql)?.exists(())).await? {
             return Ok(Vec::new());
         }
-        let run = run.map(str::to_owned);
-        self.scan(move |connection| reads::count_held(connection, run.as_deref())).await
+        let sql = "SELECT run, table_name, kind, state, count(*) FROM reconcile_held
+                   WHERE ?1 IS NULL OR run = ?1
+                   GROUP BY run, table_name, kind, state ORDER BY run, table_name, kind, state";
+        let read = |row: &Row<'_>| {
+            Ok(HeldCount {
+                run: row.get(0)?,
+                table: row.get(1)?,
+                kind: kind(row, 2)?,
+                state: held_state(row, 3)?,
+                count: row.get(4)?,
+            })
+        };
+        self.scan(sql, (run.map(str::to_owned),), read).await
     }
 
     async fn settle_held(&self, run: &str, keys: &[HeldKey], state: HeldState) -> Result<(), StoreError> {
@@ -186,22 +213,28 @@ impl Reconciliation for SqliteStore {
     }
 
     async fn save_freshness(&self, freshness: &Freshness) -> Result<(), StoreError> {
+        let sql = "INSERT INTO reconcile_walks (resource, complete_since, last_walk_at, drift) VALUES (?1, ?2, ?3, ?4)
+                   ON CONFLICT (resource) DO UPDATE
+                   SET complete_since = excluded.complete_since, last_walk_at = excluded.last_walk_at,
+                       drift = excluded.drift";
         let Freshness { table, complete_since, last_walk_at, drift } = freshness.clone();
-        let save = move |connection: &Connection| {
-            let sql = "INSERT INTO reconcile_walks (resource, complete_since, last_walk_at, drift) VALUES (?1, ?2, ?3, ?4)
-                       ON CONFLICT (resource) DO UPDATE
-                       SET complete_since = excluded.complete_since, last_walk_at = excluded.last_walk_at,
-                           drift = excluded.drift";
-            let complete_since = complete_since.map(|at| at.to_string());
-            let drift = i64::try_from(drift).unwrap_or(i64::MAX);
-            let values = (&table, complete_since, last_walk_at.to_string(), drift);
-            connection.prepare_cached(sql)?.execute(values).map(drop)
-        };
-        Ok(self.database.run(save).await?)
+        let complete_since = complete_since.map(|at| at.to_string());
+        let drift = i64::try_from(drift).unwrap_or(i64::MAX);
+        Ok(self.database.execute(sql, (table, complete_since, last_walk_at.to_string(), drift)).await?)
     }
 
     async fn freshness(&self) -> Result<Vec<Freshness>, StoreError> {
-        self.scan(reads::freshness).await
+        let sql =
+            "SELECT resource, complete_since, last_walk_at, drift FROM reconcile_walks ORDER BY resource";
+        let read = |row: &Row<'_>| {
+            Ok(Freshness {
+                table: row.get(0)?,
+                complete_since: optional_time(row, 1)?,
+                last_walk_at: time(row, 2)?,
+                drift: row.get(3)?,
+            })
+        };
+        self.scan(sql, (), read).await
     }
 
     async fn reset(
@@ -216,6 +249,14 @@ impl Reconciliation for SqliteStore {
         self.turn().await?;
         Ok(done)
     }
+}
+
+fn kind(row: &Row<'_>, column: usize) -> rusqlite::Result<Drift> {
+    parsed(row, column, "a kind of drift", Drift::parse)
+}
+
+fn held_state(row: &Row<'_>, column: usize) -> rusqlite::Result<HeldState> {
+    parsed(row, column, "a state of a held object", HeldState::parse)
 }
 
 fn save_run(connection: &Connection, run: &Run) -> rusqlite::Result<()> {

@@ -13,7 +13,7 @@ use rusqlite::ToSql;
 
 use super::cascade::Pass;
 use super::tables::Tables;
-use crate::fault::Undone;
+use crate::fault::NotKept;
 
 /// Resets a row that has the expected state.
 pub(super) fn reset(
@@ -45,7 +45,7 @@ pub(super) fn reset(
     tables.settle(resource, id, Pass::Repair)?;
     tables.pass_on_and_check(resource, id)?;
     if tables.stored(resource, id)? != Some(state) {
-        return Err(Undone.into());
+        return Err(NotKept::Undone.into());
     }
     Ok(done)
 }

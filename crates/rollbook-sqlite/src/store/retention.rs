@@ -2,14 +2,14 @@
 //! content is recorded and retried by itself; all other rows go on. Child rows of parents that lose their content lose theirs
 //! in the same transaction if they are few; more of them are recorded and left to [`super::steps`].
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rollbook_core::catalog::Resource;
+use rollbook_core::lock::lock;
 use rollbook_core::store::cascades::{Entry, RETRIED_MAX};
 use rollbook_core::store::turn::Kept;
 use rollbook_core::store::{PendingWork, RetentionLimits, RetentionStep, StoreError};
-use rollbook_core::sweep::{LedgerSweep, Sweep};
 
 use super::pending;
 use super::steps::Turn;
@@ -37,7 +37,7 @@ impl SqliteStore {
         let left = |gone: u64| due.limit.saturating_sub(usize::try_from(gone).unwrap_or(usize::MAX));
         while left(turn.ledger) > 0 && !(turn.kept.count > 0 && turn.is_over(Instant::now())) {
             let limit = PAGE_MAX.min(left(turn.ledger));
-            let (from, except) = self.ledger_sweep().next(self.clock.now());
+            let (from, except) = lock(&self.ledger_sweep).next(self.clock.now());
             let except = serde_json::Value::from(except).to_string();
             let page = self.database.read(move |connection| {
                 let position = (from.as_deref().unwrap_or_default(), except.as_str());
@@ -45,7 +45,7 @@ impl SqliteStore {
             });
             let page = page.await?;
             if page.is_empty() {
-                self.ledger_sweep().end();
+                lock(&self.ledger_sweep).end();
                 break;
             }
             let kept = turn.kept.count;
@@ -53,7 +53,7 @@ impl SqliteStore {
             while let Some(some) = open.pop() {
                 self.remove_entries(some, &mut open, &mut turn).await?;
             }
-            self.ledger_sweep().pass(page, turn.kept.count > kept);
+            lock(&self.ledger_sweep).pass(page, turn.kept.count > kept);
         }
         if turn.kept.count > 0 {
             let Kept { count, example, why } = &turn.kept;
@@ -68,22 +68,18 @@ impl SqliteStore {
         Ok(turn.ledger)
     }
 
-    fn ledger_sweep(&self) -> MutexGuard<'_, LedgerSweep> {
-        self.ledger_sweep.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn erase_deleted(&self, due: &RetentionLimits) -> Result<u64, StoreError> {
         let Some(before) = due.deleted_before else {
             // Without retention, rows that refused to lose their content may keep it.
-            self.database.run(pending::forget_content).await?;
+            self.database.execute("DELETE FROM rollbook_cascades WHERE what = 'content'", ()).await?;
             return Ok(0);
         };
         let mut turn = Turn::new(Instant::now());
         let mut erased = self.erase_again(&mut turn).await?;
-        self.sweep().begin(self.clock.now(), before);
+        lock(&self.sweep).begin(self.clock.now(), before);
         loop {
             let left = due.limit.saturating_sub(usize::try_from(erased).unwrap_or(usize::MAX));
-            let next = self.sweep().next();
+            let next = lock(&self.sweep).next();
             let Some((resource, from)) = next.filter(|_| left > 0) else { return Ok(erased) };
             let (statements, limit) = (Arc::clone(&self.statements), PAGE_MAX.min(left));
             let page = self.database.read(move |connection| {
@@ -97,12 +93,8 @@ impl SqliteStore {
                 return Ok(erased);
             }
             // Only now: what fails is read again.
-            self.sweep().read(resource, page.last().map(|row| &row.cursor), page.len() >= limit);
+            lock(&self.sweep).read(resource, page.last().map(|row| &row.cursor), page.len() >= limit);
         }
-    }
-
-    fn sweep(&self) -> MutexGuard<'_, Sweep> {
-        self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Retries rows that refused to lose their content, as far as they are due.

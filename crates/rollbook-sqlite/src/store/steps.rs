@@ -21,7 +21,7 @@ use super::SqliteStore;
 use super::pending;
 use super::sql::Statements;
 use super::tables::Tables;
-use crate::fault::{Fault, Undone};
+use crate::fault::{Fault, NotKept};
 use crate::select::select;
 
 /// Maximum intended duration of a step: deliveries wait for it.
@@ -223,7 +223,7 @@ impl SqliteStore {
                 }
                 turn.done.rows = turn.done.rows.saturating_sub(1);
                 self.hold(entry, turn).await?;
-                self.refuse(&entry.child(resource, id), Undone.to_string(), turn).await?;
+                self.refuse(&entry.child(resource, id), NotKept::Undone.to_string(), turn).await?;
             }
             repaired = found
                 .iter()

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use super::pending::as_limit;
 use super::sql::Statements;
 use super::tables::Tables;
-use crate::fault::Undone;
+use crate::fault::NotKept;
 use crate::select::select;
 
 /// Returns the oldest ledger entries before a time, as `applied_at` and `svix-id`, from this `applied_at`,
@@ -73,7 +73,11 @@ pub(super) fn erase_content(
         if tables.connection.prepare_cached(&statements.has_content)?.exists((id,))? {
             // Only a trigger can keep the content (`RAISE(IGNORE)`) or restore it.
             let is_written = erased.contains(id);
-            return Err(if is_written { Undone.into() } else { rusqlite::Error::StatementChangedRows(0) });
+            return Err(if is_written {
+                NotKept::Undone.into()
+            } else {
+                rusqlite::Error::StatementChangedRows(0)
+            });
         }
     }
     Ok(erased.len() as u64)

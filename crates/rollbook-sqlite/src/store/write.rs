@@ -8,7 +8,7 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{CachedStatement, ToSql};
 
 use super::tables::Tables;
-use crate::fault::Undone;
+use crate::fault::NotKept;
 
 /// Change to write of one subject.
 pub(super) struct Write<'a> {
@@ -85,7 +85,7 @@ pub(super) fn must_show(
 ) -> rusqlite::Result<()> {
     let Some(deleted_at) = time(state.deleted_at) else { return Ok(()) };
     let mut is_undone = tables.connection.prepare_cached(&tables.statements.of(resource).is_undone)?;
-    if is_undone.exists((id, deleted_at))? { Err(Undone.into()) } else { Ok(()) }
+    if is_undone.exists((id, deleted_at))? { Err(NotKept::Undone.into()) } else { Ok(()) }
 }
 
 /// Checks that a row was written: only a trigger (`RAISE(IGNORE)`) can prevent it.
