@@ -5,11 +5,12 @@ use std::time::Duration;
 use rollbook_http::client::{Answer, Connection, RequestError};
 use rollbook_operator::words::thousands;
 
+use super::ASK_TIMEOUT;
 use super::finding::{Finding, failed, ok, skipped, warning};
 use super::samples::sample;
-use super::{ASK_TIMEOUT, Needs};
 use crate::commands::healthcheck::reachable;
 use crate::config::Config;
+use crate::faces::Faces;
 
 const API: &str = "api";
 const SEQUENCER: &str = "sequencer";
@@ -19,7 +20,7 @@ const PENDING: &str = "rollbook_changes_pending_seconds";
 const PENDING_MAX: Duration = Duration::from_secs(60);
 
 /// Checks the API at `api_listen`; `None` for a receiver, which has none.
-pub(super) async fn api(config: &Config, needs: &Needs) -> Option<Finding> {
+pub(super) async fn api(config: &Config, needs: Faces) -> Option<Finding> {
     if !needs.worker {
         return None;
     }

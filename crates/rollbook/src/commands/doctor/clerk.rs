@@ -10,8 +10,9 @@ use rollbook_operator::words::{span, thousands};
 use rollbook_reconciler::{CLOCK_SKEW_MAX, RunView, Status};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs, in_time};
+use super::{ASK_TIMEOUT, in_time};
 use crate::config::{Config, SECRET_KEY_FIX};
+use crate::faces::Faces;
 use crate::wire;
 
 const KEY: &str = "clerk_key";
@@ -23,7 +24,7 @@ const RECONCILE: &str = "reconcile";
 const RUNS: usize = 20;
 
 /// Checks the key and the last reconciliation, with one request to Clerk.
-pub(super) async fn api(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
+pub(super) async fn api(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
         return vec![skipped(KEY, "only a worker uses one")];
     }

@@ -13,8 +13,9 @@ use rollbook_core::weakness::Weakness;
 
 use super::backlog::{AUDIT, DEAD_LETTERS, DEPTH, audit, dead_letters, depth};
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs, forwards, in_time, no_answer, notices};
+use super::{ASK_TIMEOUT, forwards, in_time, no_answer, notices};
 use crate::config::{Config, Place};
+use crate::faces::Faces;
 use crate::startup::{TRUSTED, UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Component, Migrations, PendingError, Queue};
 
@@ -23,7 +24,7 @@ const DURABILITY: &str = "durability";
 const FOLLOW: &str = "do what this line says; workers continue by themselves then, without a restart";
 
 /// Checks the queue, and everything that can be asked of one that answers.
-pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
+pub(super) async fn queue(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Findings {
     let unknown = || not_checked([DURABILITY, DEPTH, DEAD_LETTERS, AUDIT]);
     if let Some(finding) = not_there(config, needs, Component::Queue).await {
         return std::iter::once(finding).chain(unknown()).collect();
@@ -134,7 +135,7 @@ fn weaknesses(config: &Config, durability: &Durability) -> Findings {
 }
 
 /// Checks the store. A receiver needs none.
-pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
+pub(super) async fn store(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
         return vec![skipped(
             "store",
@@ -144,50 +145,34 @@ pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>
     if let Some(finding) = not_there(config, needs, Component::Store).await {
         return vec![finding];
     }
-    let (asked, left, theirs, feed) = match wire::open_store(config, clock.clone()) {
+    let (answer, left, theirs, feed) = match wire::open_store(config, clock.clone()) {
         Ok(store) => {
             let left = in_time(store.cascades(None, 1)).await.ok();
             let theirs = notices::of_a_team(&*store).await;
             let feed = forwards::feed(config, &*store, clock.now()).await;
-            (ping(config, store).await, left, theirs, feed)
+            (answer(config, &*store).await, left, theirs, feed)
         }
-        Err(error) => (
-            Err(failed("store", format!("{error:#}"), fix(config, Component::Store))),
-            None,
-            Vec::new(),
-            Vec::new(),
-        ),
+        Err(error) => {
+            let closed = failed("store", format!("{error:#}"), fix(config, Component::Store));
+            (closed, None, Vec::new(), Vec::new())
+        }
     };
     let left = left.and_then(|left| notices::cascades(&left, clock.now()));
     let newer = notices::newer(config, Component::Store).await;
     let rights = notices::rights(config).await;
-    std::iter::once(answered(config, asked).await)
-        .chain(newer)
-        .chain(left)
-        .chain(feed)
-        .chain(theirs)
-        .chain(rights)
-        .collect()
+    std::iter::once(answer).chain(newer).chain(left).chain(feed).chain(theirs).chain(rights).collect()
 }
 
-/// Returns the store if it answers and can be used.
-async fn ping(config: &Config, store: Arc<dyn FullStore>) -> Result<Arc<dyn FullStore>, Finding> {
+/// Checks whether the store answers, and takes what a worker writes.
+async fn answer(config: &Config, store: &dyn FullStore) -> Finding {
     let (why, fix) = match tokio::time::timeout(ASK_TIMEOUT, store.ping()).await {
-        Ok(Ok(())) => return Ok(store),
+        Ok(Ok(())) => return rehearse_batches(config, store).await,
         // The text says what to do: such as which rights to grant.
         Ok(Err(StoreError::Deployment(why))) => (why, FOLLOW.to_owned()),
         Ok(Err(error)) => (error.to_string(), fix(config, Component::Store)),
         Err(_) => (no_answer(), fix(config, Component::Store)),
     };
-    Err(failed("store", why, fix))
-}
-
-/// Checks whether the store answers, and takes what a worker writes.
-async fn answered(config: &Config, asked: Result<Arc<dyn FullStore>, Finding>) -> Finding {
-    match asked {
-        Ok(store) => rehearse_batches(config, &*store).await,
-        Err(finding) => finding,
-    }
+    failed("store", why, fix)
 }
 
 /// Checks whether the statements of a worker succeed.
@@ -221,7 +206,7 @@ async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
 }
 
 /// Reports why a part can't be opened yet: no file exists, or migrations are pending.
-async fn not_there(config: &Config, needs: &Needs, part: Component) -> Option<Finding> {
+async fn not_there(config: &Config, needs: Faces, part: Component) -> Option<Finding> {
     // A process with all faces creates and migrates files itself.
     let by_itself = needs.receiver && needs.worker && part.place(config).file().is_some();
     if let Some(path) = part.place(config).file().filter(|path| !path.exists()) {

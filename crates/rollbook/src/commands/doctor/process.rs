@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::Needs;
-use super::finding::{Finding, failed, warning};
+use super::finding::{Finding, Findings, failed, warning};
 use crate::config::Config;
+use crate::faces::Faces;
 use crate::installation::{Used, used};
 use crate::wire::Component;
 
@@ -25,14 +25,6 @@ pub(super) struct RunningProcess {
     api_listen: Option<String>,
     queue: Option<Used>,
     store: Option<Used>,
-}
-
-/// Whether a process is of this installation.
-pub(super) enum Verdict {
-    /// The process is of this installation, as far as that can be known.
-    Ours,
-    /// The process is of another one: what else it says is not about this installation.
-    Others(Finding),
 }
 
 /// Result of comparing the two sides of a part.
@@ -75,24 +67,24 @@ impl RunningProcess {
         format!("rollbook {} {}", self.command, self.version)
     }
 
-    /// Compares the process with the configuration. Also returns warnings about a process of this installation.
-    pub(super) async fn judge(&self, config: &Config, needs: &Needs) -> (Verdict, Vec<Finding>) {
-        let (instance, parts) =
-            (config.settings.clerk_instance_id.as_deref(), self.parts(config, needs).await);
-        if let Some(finding) = self.of_another(instance, &parts) {
-            return (Verdict::Others(finding), Vec::new());
+    /// Compares the process with the configuration. Returns warnings about a process of this installation, as far as that
+    /// can be known; the error is about a process of another one: what else it says is not about this installation.
+    pub(super) async fn judge(&self, config: &Config, needs: Faces) -> Result<Findings, Finding> {
+        let parts = self.parts(config, needs).await;
+        if let Some(finding) = self.of_another(config.settings.clerk_instance_id.as_deref(), &parts) {
+            return Err(finding);
         }
         let unclear = parts.iter().filter(|(_, theirs, ours)| compare(theirs, ours) == Same::Unknown);
         let unclear = unclear.map(|(part, theirs, ours)| self.unclear(*part, theirs, ours));
         let of_command = self.of_another_command(needs);
         let of_api = self.of_another_api(config, needs);
-        (Verdict::Ours, unclear.chain(of_command).chain(of_api).collect())
+        Ok(unclear.chain(of_command).chain(of_api).collect())
     }
 
     /// Returns the parts that both sides use: theirs, then ours.
-    async fn parts(&self, config: &Config, needs: &Needs) -> Vec<(Component, Used, Used)> {
+    async fn parts(&self, config: &Config, needs: Faces) -> Vec<(Component, Used, Used)> {
         let mut parts = Vec::new();
-        for part in needs.parts() {
+        for &part in needs.parts() {
             let theirs = match part {
                 Component::Queue => &self.queue,
                 Component::Store => &self.store,
@@ -149,7 +141,7 @@ impl RunningProcess {
     }
 
     /// Warns of a receiver where the checks are about a worker, and the reverse.
-    fn of_another_command(&self, needs: &Needs) -> Option<Finding> {
+    fn of_another_command(&self, needs: Faces) -> Option<Finding> {
         let asked = match (needs.receiver, needs.worker) {
             (true, false) if self.command == "work" => "receive",
             (false, true) if self.command == "receive" => "work",
@@ -168,7 +160,7 @@ impl RunningProcess {
     }
 
     /// Warns of an API that is not that of this process, although the process would have one.
-    fn of_another_api(&self, config: &Config, needs: &Needs) -> Option<Finding> {
+    fn of_another_api(&self, config: &Config, needs: Faces) -> Option<Finding> {
         let ours =
             config.settings.api_listen.filter(|_| needs.worker && self.command != "receive")?.to_string();
         if self.api_listen.as_ref() == Some(&ours) {
@@ -240,17 +232,17 @@ mod tests {
     #[test]
     fn a_receiver_in_the_place_of_a_worker_is_a_warning_and_the_reverse_and_serve_is_both() {
         let (receive, work) =
-            (Needs { receiver: true, worker: false }, Needs { receiver: false, worker: true });
-        let serve = Needs { receiver: true, worker: true };
+            (Faces { receiver: true, worker: false }, Faces { receiver: false, worker: true });
+        let serve = Faces { receiver: true, worker: true };
         for (needs, command, warned) in [
-            (&work, "receive", true),
-            (&receive, "work", true),
-            (&work, "work", false),
-            (&receive, "receive", false),
-            (&work, "serve", false),
-            (&receive, "serve", false),
-            (&serve, "receive", false),
-            (&serve, "work", false),
+            (work, "receive", true),
+            (receive, "work", true),
+            (work, "work", false),
+            (receive, "receive", false),
+            (work, "serve", false),
+            (receive, "serve", false),
+            (serve, "receive", false),
+            (serve, "work", false),
         ] {
             let finding = process(command).of_another_command(needs);
             assert_eq!(finding.is_some(), warned, "{command}: {finding:?}");

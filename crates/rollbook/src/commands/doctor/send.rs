@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::finding::{Finding, failed, ok, warning};
-use super::{Needs, in_time};
+use super::in_time;
 use crate::commands::send::{Target, new_id};
 use crate::config::Config;
+use crate::faces::Faces;
 use crate::output::harmless;
 use crate::wire;
 
@@ -54,7 +55,7 @@ enum Seen {
 /// Sends the event and waits until it is applied.
 pub(super) async fn send(
     config: &Config,
-    needs: &Needs,
+    needs: Faces,
     target: Option<Target>,
     clock: &Arc<dyn Clock>,
 ) -> Finding {
@@ -154,7 +155,7 @@ fn refusal(status: u16, body: &str) -> &'static str {
     }
 }
 
-fn places(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Result<Places, String> {
+fn places(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Result<Places, String> {
     let text = |error: anyhow::Error| format!("{error:#}");
     let queue = wire::open_queue(config, clock.clone()).map_err(text)?.admin;
     let has_ledger = needs.worker && config.settings.ledger;
