@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::finding::{Finding, Findings, failed, warning};
@@ -57,8 +58,8 @@ impl RunningProcess {
             command: text("command")?,
             instance_id: text("clerk_instance_id"),
             api_listen: text("api_listen"),
-            queue: found.get("queue").and_then(Used::read),
-            store: found.get("store").and_then(Used::read),
+            queue: found.get("queue").and_then(|queue| Used::deserialize(queue).ok()),
+            store: found.get("store").and_then(|store| Used::deserialize(store).ok()),
         })
     }
 
