@@ -1,9 +1,9 @@
 //! Objects other than users, organizations and memberships: random actions on them, and their events.
 
 use super::Instance;
-use crate::model::Entity;
 use crate::model::access::{Domain, Entry, Invitation, Permission, Role, Session};
 use crate::model::billing::{Attempt, Item, Subscription};
+use crate::model::{Entity, row};
 
 /// Objects that can still change.
 #[derive(Default)]
@@ -111,8 +111,9 @@ impl Instance {
         let Some(one) = list.get_mut(at) else { return };
         let event_at = one.times().next_event(self.now, &mut self.rng);
         let data = one.data(&self.templates);
-        let (id, columns) = (one.id().to_owned(), one.columns(data.clone()));
-        self.note(T::TABLE, &id, columns);
+        let (id, times, mut stored) = (one.id().to_owned(), *one.times(), data.clone());
+        let own = one.columns(&mut stored);
+        self.note(T::TABLE, &id, row(&id, times, &stored, own));
         self.emit(event_type, event_at, data);
     }
 
