@@ -123,9 +123,17 @@ pub async fn kind_of(store: &dyn Rows, id: &str) -> Result<Option<&'static Resou
     if let Some(resource) = resource_of_id(id) {
         return Ok(Some(resource));
     }
+    Ok(row_of(store, id).await?.map(|(resource, _)| resource))
+}
+
+/// Returns the row with this id, from any table.
+pub(crate) async fn row_of(
+    store: &dyn Rows,
+    id: &str,
+) -> Result<Option<(&'static Resource, RowView)>, StoreError> {
     for resource in RESOURCES {
-        if store.get(resource, id).await?.is_some() {
-            return Ok(Some(resource));
+        if let Some(row) = store.get(resource, id).await? {
+            return Ok(Some((resource, row)));
         }
     }
     Ok(None)
@@ -256,13 +264,8 @@ impl Search<'_> {
         }
         let data = row.columns.get("data").unwrap_or(&Value::Null);
         let of_text = listed(data).filter(|(address, _)| *address == self.text);
-        of_text
-            .map(
-                |(_, is_verified)| {
-                    if is_verified { NamedBy::VerifiedAddress } else { NamedBy::UnverifiedAddress }
-                },
-            )
-            .min()
+        let is_verified = of_text.map(|(_, is_verified)| is_verified).max()?;
+        Some(if is_verified { NamedBy::VerifiedAddress } else { NamedBy::UnverifiedAddress })
     }
 }
 
