@@ -25,41 +25,28 @@ const FOLLOW: &str = "do what this line says; workers continue by themselves the
 
 /// Checks the queue, and everything that can be asked of one that answers.
 pub(super) async fn queue(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Findings {
-    let unknown = || not_checked([DURABILITY, DEPTH, DEAD_LETTERS, AUDIT]);
-    if let Some(finding) = not_there(config, needs, Component::Queue).await {
-        return std::iter::once(finding).chain(unknown()).collect();
-    }
-    let queue = match wire::open_queue(config, clock.clone()) {
-        Ok(queue) => queue,
-        Err(error) => {
-            let finding = failed("queue", format!("{error:#}"), fix(config, Component::Queue));
-            return std::iter::once(finding).chain(unknown()).collect();
+    let asked = async {
+        let unusable = |why: String| failed("queue", why, fix(config, Component::Queue));
+        not_there(config, needs, Component::Queue).await?;
+        let queue =
+            wire::open_queue(config, clock.clone()).map_err(|error| unusable(format!("{error:#}")))?;
+        let durability = in_time(queue.admin.durability()).await.map_err(unusable)?;
+        Ok((queue, durability))
+    };
+    let (queue, durability) = match asked.await {
+        Ok(asked) => asked,
+        Err(finding) => {
+            let unknown = not_checked([DURABILITY, DEPTH, DEAD_LETTERS, AUDIT]);
+            return std::iter::once(finding).chain(unknown).collect();
         }
     };
-    let admin = queue.admin.clone();
-    let mut durability = match in_time(admin.durability()).await {
-        Ok(durability) => {
-            let unreachable = durability.unreachable.iter().map(|part| {
-                let what = format!(
-                    "a shard's server does not answer, and deliveries for it are answered 503: {part}"
-                );
-                failed(
-                    "queue_part",
-                    what,
-                    "start that server, or let a replica take over; all other shards work",
-                )
-            });
-            let mut findings = weaknesses(config, &durability);
-            findings.extend(unreachable);
-            findings
-        }
-        Err(why) => {
-            let finding = failed("queue", why, fix(config, Component::Queue));
-            return std::iter::once(finding).chain(unknown()).collect();
-        }
-    };
+    let unreachable = durability.unreachable.iter().map(|part| {
+        let what =
+            format!("a shard's server does not answer, and deliveries for it are answered 503: {part}");
+        failed("queue_part", what, "start that server, or let a replica take over; all other shards work")
+    });
     let mut findings = Box::pin(contents(config, &queue, clock.now())).await;
-    findings.splice(1..1, durability.drain(..));
+    findings.splice(1..1, weaknesses(config, &durability).into_iter().chain(unreachable));
     findings.extend(notices::full_coverage(config).await);
     findings.extend(notices::newer(config, Component::Queue).await);
     findings
@@ -142,7 +129,7 @@ pub(super) async fn store(config: &Config, needs: Faces, clock: &Arc<dyn Clock>)
             "a receiver needs none: it takes deliveries while the store is unreachable",
         )];
     }
-    if let Some(finding) = not_there(config, needs, Component::Store).await {
+    if let Err(finding) = not_there(config, needs, Component::Store).await {
         return vec![finding];
     }
     let (answer, left, theirs, feed) = match wire::open_store(config, clock.clone()) {
@@ -206,29 +193,26 @@ async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
 }
 
 /// Reports why a part can't be opened yet: no file exists, or migrations are pending.
-async fn not_there(config: &Config, needs: Faces, part: Component) -> Option<Finding> {
+async fn not_there(config: &Config, needs: Faces, part: Component) -> Result<(), Finding> {
     // A process with all faces creates and migrates files itself.
     let by_itself = needs.receiver && needs.worker && part.place(config).file().is_some();
     if let Some(path) = part.place(config).file().filter(|path| !path.exists()) {
-        return Some(missing(config, part, path, by_itself));
+        return Err(missing(config, part, path, by_itself));
     }
     let asked = tokio::time::timeout(ASK_TIMEOUT, wire::pending_migrations(config, part)).await;
     let pending = match asked.unwrap_or_else(|_| Err(no_answer().into())) {
         Ok(Migrations { refusal: Some(refusal), .. }) => {
-            return Some(failed(
-                part.name(),
-                refusal,
-                "do what this line says: until then no worker works on this database",
-            ));
+            let fix = "do what this line says: until then no worker works on this database";
+            return Err(failed(part.name(), refusal, fix));
         }
-        Ok(pending) if pending.names.is_empty() => return None,
+        Ok(pending) if pending.names.is_empty() => return Ok(()),
         Ok(pending) => pending,
         // The text says what to do: such as which rights to grant.
-        Err(PendingError::Manual(why)) => return Some(failed(part.name(), why, FOLLOW)),
-        Err(PendingError::Unavailable(why)) => return Some(failed(part.name(), why, fix(config, part))),
+        Err(PendingError::Manual(why)) => return Err(failed(part.name(), why, FOLLOW)),
+        Err(PendingError::Unavailable(why)) => return Err(failed(part.name(), why, fix(config, part))),
     };
     let found = format!("{} lacks migrations: {}", pending.place, pending.names.join(", "));
-    Some(if by_itself {
+    Err(if by_itself {
         warning(part.name(), found, "rollbook serve applies them when it starts; or now: rollbook migrate")
     } else {
         failed(part.name(), found, "rollbook migrate")
