@@ -1,12 +1,11 @@
 //! Checks of Clerk's API: the secret key, its instance, Clerk's clock, and the reconciliation that uses them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rollbook_core::source::{Instance, Source as _, SourceError};
 use rollbook_core::store::{Freshness, FullStore, RunState, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
-use rollbook_operator::words::{span, thousands};
+use rollbook_operator::words::{duration, thousands};
 use rollbook_reconciler::{CLOCK_SKEW_MAX, RunView, Status};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
@@ -141,7 +140,7 @@ fn judge_clock(now: Timestamp, instance: &Instance) -> Finding {
     }
     warning(
         CLOCK,
-        format!("this machine's clock is {} {way} Clerk's", millis(skew)),
+        format!("this machine's clock is {} {way} Clerk's", duration(skew)),
         "set it by NTP: timedatectl set-ntp true",
     )
 }
@@ -176,7 +175,7 @@ fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
     let ended = run.finished_at.unwrap_or(run.saved_at);
     let ago = now.since(ended);
     let why = run.error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-    let found = format!("the last run was {} ago: {}{why}", millis(ago), run.state.as_str());
+    let found = format!("the last run was {} ago: {}{why}", duration(ago), run.state.as_str());
     let is_late = every.is_some_and(|every| ago > every * 2);
     match run.state {
         RunState::Failed => warning(RECONCILE, found, "remove the reason, then: rollbook reconcile"),
@@ -192,12 +191,10 @@ fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
     }
 }
 
-fn millis(span_of: Duration) -> String {
-    span(i64::try_from(span_of.as_millis()).unwrap_or(i64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rollbook_core::source::RECONCILED;
     use rollbook_reconciler::{ResourceProgress, ResourceView};
 
