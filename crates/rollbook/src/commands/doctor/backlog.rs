@@ -56,18 +56,14 @@ pub(super) fn audit(audited: Result<Audit, String>) -> Finding {
     let audit = match audited {
         Ok(audit) => audit,
         Err(why) => {
-            return skipped(
-                AUDIT,
-                format!("not done here: {why}; every worker does it at its start and each hour"),
-            );
+            let why = format!("not done here: {why}; every worker does it at its start and each hour");
+            return skipped(AUDIT, why);
         }
     };
     let Audit { messages, stranded, dangling, notes } = &audit;
     if audit.is_clean() {
-        return ok(
-            AUDIT,
-            format!("the queue's index is right: {}, and each can be found", many(*messages, "message")),
-        );
+        let messages = many(*messages, "message");
+        return ok(AUDIT, format!("the queue's index is right: {messages}, and each can be found"));
     }
     let mut wrong = notes.clone();
     let count = |count: u64, what: &str| (count > 0).then(|| format!("{} {what}", thousands(count)));

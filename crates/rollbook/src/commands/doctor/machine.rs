@@ -89,13 +89,13 @@ pub(super) fn judge_clocks(skews: &[Skew], now: Timestamp, tolerance: Duration) 
     let (close, others): (Vec<&Skew>, Vec<&Skew>) = skews.iter().partition(|skew| skew.by < SECONDS);
     let owners: Vec<&str> = close.iter().map(|skew| skew.owner.as_str()).collect();
     let agreed = match owners.split_last() {
-        None if others.is_empty() => Some(skipped(
-            CLOCK,
-            format!(
+        None if others.is_empty() => {
+            let why = format!(
                 "this machine's time is {now}; there is no other clock to compare it with, so check that timedatectl says \
                  \"System clock synchronized: yes\""
-            ),
-        )),
+            );
+            Some(skipped(CLOCK, why))
+        }
         None => None,
         Some((last, [])) => Some(agreement(last)),
         Some((last, first)) => Some(agreement(&format!("{} and {last}", first.join(", ")))),
@@ -109,17 +109,19 @@ fn agreement(owners: &str) -> Finding {
 
 /// Checks the files on this machine, and the log and index files that SQLite adds to them.
 pub(super) fn files(config: &Config, needs: Faces) -> Findings {
+    let denied = |path: &Path, modes: Access, what: &str| {
+        access(path, modes).err()?;
+        let found = format!("{} can't be {what} by this user", path.display());
+        Some(failed(FILES, found, "run as the user who owns it, or chown it"))
+    };
     let mut findings = Vec::new();
     for folder in folders(config, needs) {
-        let there = existing(&folder);
-        if access(there, Access::WRITE_OK | Access::EXEC_OK).is_err() {
-            let found = format!("{} can't be written to by this user", there.display());
-            findings.push(failed(FILES, found, "run as the user who owns it, or chown it"));
-        }
+        findings.extend(denied(existing(&folder), Access::WRITE_OK | Access::EXEC_OK, "written to"));
     }
     let places = needs.parts().iter().filter_map(|part| part.place(config).file());
     let all: Vec<PathBuf> = places.flat_map(with_companions).filter(|path| path.exists()).collect();
-    findings.extend(all.iter().filter_map(|path| judge_file(path)));
+    let use_of_file = Access::READ_OK | Access::WRITE_OK;
+    findings.extend(all.iter().filter_map(|path| denied(path, use_of_file, "read and written")));
     let weaknesses = file_modes::weaknesses(config, needs.parts()).into_iter();
     findings.extend(weaknesses.map(|weakness| warning(FILES, weakness.what, weakness.fix)));
     if !findings.is_empty() {
@@ -130,12 +132,6 @@ pub(super) fn files(config: &Config, needs: Faces) -> Findings {
         (false, 0) => ok(FILES, "there are none yet; their folder can be written to"),
         (false, count) => ok(FILES, format!("{}; only this user can read them", many(count as u64, "file"))),
     }]
-}
-
-fn judge_file(path: &Path) -> Option<Finding> {
-    access(path, Access::READ_OK | Access::WRITE_OK).err()?;
-    let found = format!("{} can't be read and written by this user", path.display());
-    Some(failed(FILES, found, "run as the user who owns it, or chown it"))
 }
 
 /// Checks the free space of the disks that hold the files.
@@ -161,11 +157,8 @@ fn judge_room(folder: &Path) -> Finding {
     let room = match statvfs(there) {
         Ok(found) => found.f_bavail.saturating_mul(found.f_frsize),
         Err(error) => {
-            return failed(
-                DISK,
-                format!("the free space of {} can't be read ({error})", there.display()),
-                "check that it is mounted",
-            );
+            let found = format!("the free space of {} can't be read ({error})", there.display());
+            return failed(DISK, found, "check that it is mounted");
         }
     };
     let found = format!("{} MiB are free on the disk of {}", thousands(room >> 20), folder.display());
@@ -195,10 +188,9 @@ pub(super) fn open_files(config: &Config, needs: Faces) -> Finding {
         ),
         Ok((_, hard)) => {
             let (hard, wanted) = (thousands(hard), thousands(wanted));
-            ok(
-                OPEN_FILES,
-                format!("a process may open {hard} files and connections here, and needs {wanted} at most"),
-            )
+            let found =
+                format!("a process may open {hard} files and connections here, and needs {wanted} at most");
+            ok(OPEN_FILES, found)
         }
         Err(error) => skipped(OPEN_FILES, format!("the system's limit can't be read ({error})")),
     }

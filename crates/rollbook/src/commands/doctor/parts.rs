@@ -67,11 +67,10 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
         Ok(stats) => {
             let audit = audit(in_time(admin.audit(false)).await);
             let queue = match rehearse_delivery(config, &*queue.producer).await {
-                Err(why) => failed(
-                    "queue",
-                    format!("a delivery would be refused: {why}"),
-                    fix(config, Component::Queue),
-                ),
+                Err(why) => {
+                    let found = format!("a delivery would be refused: {why}");
+                    failed("queue", found, fix(config, Component::Queue))
+                }
                 Ok(_) if is_unverified => warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX),
                 Ok(true) => ok("queue", format!("{place}; it takes deliveries (tried without storing one)")),
                 Ok(false) => ok("queue", place),
@@ -109,11 +108,8 @@ fn weaknesses(config: &Config, durability: &Durability) -> Findings {
         .then(|| ok(DURABILITY, format!("trusted: {TRUSTED}. Not proved: {}", vouched.join("; "))));
     let found = |Weakness { what, fix }: &Weakness| {
         if config.is_strict() {
-            failed(
-                DURABILITY,
-                format!("{what}; durability is strict, so no process starts or works with it"),
-                &**fix,
-            )
+            let found = format!("{what}; durability is strict, so no process starts or works with it");
+            failed(DURABILITY, found, &**fix)
         } else {
             warning(DURABILITY, what, &**fix)
         }
@@ -124,10 +120,8 @@ fn weaknesses(config: &Config, durability: &Durability) -> Findings {
 /// Checks the store. A receiver needs none.
 pub(super) async fn store(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
-        return vec![skipped(
-            "store",
-            "a receiver needs none: it takes deliveries while the store is unreachable",
-        )];
+        let why = "a receiver needs none: it takes deliveries while the store is unreachable";
+        return vec![skipped("store", why)];
     }
     if let Err(finding) = not_there(config, needs, Component::Store).await {
         return vec![finding];

@@ -108,10 +108,8 @@ fn since_test_event(needs: Faces, metrics: &str, now: Timestamp) -> Finding {
     if taken > 1.0 {
         return deliveries(needs, metrics, now);
     }
-    ok(
-        DELIVERIES,
-        "none but the test event since it started; Clerk's dashboard, Webhooks, shows each attempt of Clerk's",
-    )
+    let found = "none but the test event since it started; Clerk's dashboard, Webhooks, shows each attempt of Clerk's";
+    ok(DELIVERIES, found)
 }
 
 /// Requests `/livez` and `/readyz`.
@@ -182,10 +180,8 @@ fn parts(answer: &Answer) -> Option<Vec<(String, String)>> {
 
 fn deliveries(needs: Faces, metrics: &str, now: Timestamp) -> Finding {
     let Some(last) = sample(metrics, LAST_DELIVERY) else {
-        return skipped(
-            DELIVERIES,
-            "the process at ops_listen does not receive; ask a receiver: --ops-listen HOST:PORT",
-        );
+        let why = "the process at ops_listen does not receive; ask a receiver: --ops-listen HOST:PORT";
+        return skipped(DELIVERIES, why);
     };
     let refused = refusals::counts(metrics);
     // Zero before the first.
@@ -202,11 +198,8 @@ fn deliveries(needs: Faces, metrics: &str, now: Timestamp) -> Finding {
     let refused = refused.unwrap_or_else(|| format!("none refused {}", refusals::since(metrics)));
     let found = format!("the last one {} s ago; {refused}", ago.as_secs());
     if needs.receiver && ago > SILENT_AFTER {
-        return warning(
-            DELIVERIES,
-            found,
-            "check in Clerk's dashboard, Webhooks, that the endpoint is enabled and its URL right",
-        );
+        let fix = "check in Clerk's dashboard, Webhooks, that the endpoint is enabled and its URL right";
+        return warning(DELIVERIES, found, fix);
     }
     ok(DELIVERIES, found)
 }
