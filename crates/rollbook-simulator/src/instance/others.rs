@@ -88,17 +88,6 @@ impl Instance {
         }
     }
 
-    /// Stops changing the sessions of a deleted user. No events are emitted.
-    pub(super) fn forget_user(&mut self, id: &str) {
-        self.others.sessions.retain(|session| session.user_id != id);
-    }
-
-    /// Stops changing the invitations and domains of a deleted organization. No events are emitted.
-    pub(super) fn forget_organization(&mut self, id: &str) {
-        self.others.invitations.retain(|invitation| invitation.organization_id != id);
-        self.others.domains.retain(|domain| domain.organization_id != id);
-    }
-
     /// Emits an event about one object of a list: the one at index `at`, or the last. Records its row.
     pub(super) fn announce<T: Entity>(
         &mut self,
