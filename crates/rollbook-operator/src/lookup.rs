@@ -111,8 +111,13 @@ impl Lookup {
 
 /// Returns whether a text has the form of an e-mail address or a phone number.
 pub fn is_address(text: &str) -> bool {
+    text.contains('@') || is_phone_number(text)
+}
+
+/// Returns whether a text has the form of a phone number with its country code.
+pub fn is_phone_number(text: &str) -> bool {
     let digits = text.strip_prefix('+').unwrap_or_default();
-    text.contains('@') || (DIGITS.contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    DIGITS.contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows it.
