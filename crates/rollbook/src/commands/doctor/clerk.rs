@@ -150,13 +150,11 @@ fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
         return warning(RECONCILE, found, fix);
     }
     let Some(run) = judged(&status.runs) else {
-        return match every {
-            Some(_) => ok(RECONCILE, "none has run yet: a worker begins the first one by itself"),
-            None => {
-                let found = "none has run yet, and workers start none (reconcile_every)";
-                warning(RECONCILE, found, "rollbook reconcile")
-            }
-        };
+        if every.is_some() {
+            return ok(RECONCILE, "none has run yet: a worker begins the first one by itself");
+        }
+        let found = "none has run yet, and workers start none (reconcile_every)";
+        return warning(RECONCILE, found, "rollbook reconcile");
     };
     let ended = run.finished_at.unwrap_or(run.saved_at);
     let ago = now.since(ended);

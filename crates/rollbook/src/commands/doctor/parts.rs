@@ -159,20 +159,19 @@ async fn answer(config: &Config, store: &dyn FullStore) -> Finding {
 /// Checks whether the statements of a worker succeed.
 async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
     let place = wire::describe(config, Component::Store);
+    let sound = format!("{place}; no migration is pending and no right is missing");
     let refused = |why: &str, fix: String| {
         let found =
             format!("a worker's statements are refused (tried and rolled back, nothing was kept): {why}");
         failed("store", found, fix)
     };
     match tokio::time::timeout(ASK_TIMEOUT, store.rehearse()).await {
-        Ok(Ok(true)) => ok(
-            "store",
-            format!(
-                "{place}; no migration is pending and no right is missing; a worker's statements succeed on every table (tried \
-                 and rolled back, nothing was kept)"
-            ),
-        ),
-        Ok(Ok(false)) => ok("store", format!("{place}; no migration is pending and no right is missing")),
+        Ok(Ok(true)) => {
+            let tried =
+                "a worker's statements succeed on every table (tried and rolled back, nothing was kept)";
+            ok("store", format!("{sound}; {tried}"))
+        }
+        Ok(Ok(false)) => ok("store", sound),
         Ok(Err(StoreError::Event(why))) => warning(
             "store",
             format!(
@@ -236,22 +235,17 @@ fn missing(config: &Config, part: Component, path: &Path, by_itself: bool) -> Fi
 
 /// Returns the fix for a part that does not answer as it should, in addition to its error.
 fn fix(config: &Config, part: Component) -> String {
-    match (part.place(config), part) {
-        (Place::Sqlite(path), _) => {
-            format!(
-                "do what this line says; else check that {} is a file of Rollbook's, and that its disk has room and no errors",
-                path.display()
-            )
+    let check = match part.place(config) {
+        Place::Sqlite(path) => {
+            format!("{} is a file of Rollbook's, and that its disk has room and no errors", path.display())
         }
-        (Place::Server(_), Component::Queue) => {
-            format!(
-                "do what this line says; else check that the server runs and accepts this user, and that {} is right",
-                config.queue_setting().key
-            )
+        Place::Server(_) => {
+            let setting = match part {
+                Component::Queue => config.queue_setting().key,
+                Component::Store => "database_url",
+            };
+            format!("the server runs and accepts this user, and that {setting} is right")
         }
-        (Place::Server(_), Component::Store) => {
-            "do what this line says; else check that the server runs and accepts this user, and that database_url is right"
-                .to_owned()
-        }
-    }
+    };
+    format!("do what this line says; else check that {check}")
 }
