@@ -151,7 +151,8 @@ impl Table {
     pub(crate) fn indented(&self, style: Style) -> String {
         let mut text = String::from("\n");
         for (index, line) in self.to_string().lines().enumerate() {
-            text += &format!("  {}\n", if index == 0 { style.dim(line) } else { line.to_owned() });
+            let line = if index == 0 { style.dim(line) } else { line.to_owned() };
+            text = text + "  " + &line + "\n";
         }
         text
     }
