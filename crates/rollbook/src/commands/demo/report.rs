@@ -250,12 +250,7 @@ pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
         "rows_equal": findings.comparison.equal,
         "rows_equal_by_webhooks": findings.by_webhooks.equal,
         "reconciliation": reconciliation(&findings.repair),
-        "naive": findings.naive.map(|naive| json!({
-            "users": naive.living,
-            "wrongly_deleted": naive.wrongly_deleted,
-            "overwritten": naive.overwritten,
-            "brought_back": naive.brought_back,
-        })),
+        "naive": findings.naive,
         "last_position": findings.changes.last,
         "changes": findings.changes.lines,
         "rows_missing": findings.comparison.missing.len(),
