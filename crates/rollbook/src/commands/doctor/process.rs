@@ -117,26 +117,19 @@ impl RunningProcess {
                 format!("its {part} is {}, and this configuration has {}", theirs.place, ours.place)
             })
         })?;
-        Some(failed(
-            PROCESS,
-            format!(
-                "http://{} (ops_listen) is the port of another installation's {}: {differs}",
-                self.address,
-                self.name()
-            ),
-            "name the ops port of your own process: --ops-listen HOST:PORT. If this is the process that you mean, run doctor \
-             with its settings: the same folder, environment and --config",
-        ))
+        let (address, name) = (self.address, self.name());
+        let found =
+            format!("http://{address} (ops_listen) is the port of another installation's {name}: {differs}");
+        let fix = "name the ops port of your own process: --ops-listen HOST:PORT. If this is the process that you mean, run \
+                   doctor with its settings: the same folder, environment and --config";
+        Some(failed(PROCESS, found, fix))
     }
 
     fn unclear(&self, part: Component, theirs: &Used, ours: &Used) -> Finding {
+        let (name, address, part) = (self.name(), self.address, part.name());
         let found = format!(
-            "{} at http://{} names its {} {}, and this configuration {}: they may be the same or not",
-            self.name(),
-            self.address,
-            part.name(),
-            theirs.place,
-            ours.place
+            "{name} at http://{address} names its {part} {}, and this configuration {}: they may be the same or not",
+            theirs.place, ours.place
         );
         warning(PROCESS, found, "run doctor with the settings of that process, where the process runs")
     }

@@ -56,13 +56,12 @@ pub(super) async fn process(config: &Config, needs: Faces, clock: &dyn Clock) ->
         };
     }
     let name = process.map_or_else(|| "rollbook".to_owned(), |process| process.name());
-    let mut findings = match ask(config, address).await {
+    let asked = async { Ok((get(config, address, "/livez").await?, get(config, address, "/readyz").await?)) };
+    let mut findings = match asked.await {
         Ok((live, ready)) => health(address, &name, &live, &ready),
         Err(RequestError::Timeout(limit)) => {
-            let found = format!(
-                "{name} at http://{address} (ops_listen) has not answered within {} s",
-                limit.as_secs()
-            );
+            let limit = limit.as_secs();
+            let found = format!("{name} at http://{address} (ops_listen) has not answered within {limit} s");
             let fix = "if the lines about queue and store are ok, its machine is overloaded or the process hangs: see its log";
             vec![failed(PROCESS, found, fix)]
         }
@@ -110,11 +109,6 @@ fn since_test_event(needs: Faces, metrics: &str, now: Timestamp) -> Finding {
     }
     let found = "none but the test event since it started; Clerk's dashboard, Webhooks, shows each attempt of Clerk's";
     ok(DELIVERIES, found)
-}
-
-/// Requests `/livez` and `/readyz`.
-async fn ask(config: &Config, address: SocketAddr) -> Result<(Answer, Answer), RequestError> {
-    Ok((get(config, address, "/livez").await?, get(config, address, "/readyz").await?))
 }
 
 /// Requests a path. The ops port answers one request on each connection.
