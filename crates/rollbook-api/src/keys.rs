@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::ACCEPT;
 use hyper::{Request, StatusCode, Uri};
-use rollbook_core::url::{Parts, UrlError};
+use rollbook_core::url::{Parts, UrlError, is_loopback};
 use rollbook_http::pool::{Pool, PoolError, Roots};
 use rollbook_session::limits::KEY_DOCUMENT_BYTES_MAX;
 use rollbook_session::{KeySet, Keys};
@@ -76,13 +76,9 @@ impl JwksUrl {
         }
         let uri: Uri = text.parse().map_err(|_| JwksUrlError::Invalid)?;
         let host = uri.host().filter(|host| !host.is_empty()).ok_or(JwksUrlError::Invalid)?;
-        let is_local = || {
-            let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-            host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
-        };
         match uri.scheme_str() {
             Some("https") => Ok(Self(uri)),
-            Some("http") if is_local() => Ok(Self(uri)),
+            Some("http") if is_loopback(host) => Ok(Self(uri)),
             _ => Err(JwksUrlError::Scheme),
         }
     }

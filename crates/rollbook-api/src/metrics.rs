@@ -6,7 +6,9 @@ use axum::http::StatusCode;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, register_histogram_with_registry,
+    register_int_counter_vec_with_registry, register_int_counter_with_registry,
+    register_int_gauge_vec_with_registry, register_int_gauge_with_registry,
 };
 use rollbook_core::time::Timestamp;
 use rollbook_session::{Keys, Refusal};
@@ -96,26 +98,36 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name, help, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register_int_counter_vec_with_registry!(name, help, labels, registry)
+        };
         let metrics = Self {
             requests: counter(
                 "rollbook_api_requests_total",
                 "Requests to the API by route and status of the answer",
                 &["route", "status"],
             )?,
-            readers: IntGaugeVec::new(
-                Opts::new("rollbook_api_readers", "Readers that wait for changes at the API now, by kind"),
+            readers: register_int_gauge_vec_with_registry!(
+                "rollbook_api_readers",
+                "Readers that wait for changes at the API now, by kind",
                 &["kind"],
+                registry
             )?,
-            changes: IntCounter::new("rollbook_api_changes_total", "Changes in answers of the API")?,
+            changes: register_int_counter_with_registry!(
+                "rollbook_api_changes_total",
+                "Changes in answers of the API",
+                registry
+            )?,
             refusals: counter(
                 "rollbook_session_refusals_total",
                 "Requests without a valid session token, by reason",
                 &["reason"],
             )?,
-            token_bytes: Histogram::with_opts(
-                HistogramOpts::new("rollbook_token_bytes", "Lengths of accepted session tokens")
-                    .buckets(TOKEN_BYTES.to_vec()),
+            token_bytes: register_histogram_with_registry!(
+                "rollbook_token_bytes",
+                "Lengths of accepted session tokens",
+                TOKEN_BYTES.to_vec(),
+                registry
             )?,
             fetches: counter(
                 "rollbook_session_key_fetches_total",
@@ -126,9 +138,10 @@ impl Metrics {
                 gauge: IntGauge::new("rollbook_session_keys", "Keys with which session tokens are verified")?,
                 fixed: Arc::default(),
             },
-            keys_fetched_at: IntGauge::new(
+            keys_fetched_at: register_int_gauge_with_registry!(
                 "rollbook_session_keys_fetched_timestamp_seconds",
                 "Time of the last successful fetch of the keys of session tokens; 0 before the first",
+                registry
             )?,
             refreshes: counter(
                 "rollbook_api_refreshes_total",
@@ -136,15 +149,8 @@ impl Metrics {
                 &["result"],
             )?,
         };
-        metrics.begin();
-        for counters in [&metrics.requests, &metrics.refusals, &metrics.fetches, &metrics.refreshes] {
-            registry.register(Box::new(counters.clone()))?;
-        }
         registry.register(Box::new(metrics.keys.clone()))?;
-        registry.register(Box::new(metrics.keys_fetched_at.clone()))?;
-        registry.register(Box::new(metrics.readers.clone()))?;
-        registry.register(Box::new(metrics.changes.clone()))?;
-        registry.register(Box::new(metrics.token_bytes.clone()))?;
+        metrics.begin();
         Ok(metrics)
     }
 

@@ -8,7 +8,7 @@ use rollbook_core::store::{ChangesError, Generation, Position, StoreError};
 use rollbook_core::time::Timestamp;
 use rollbook_operator::changes::generation_name;
 use rollbook_session::Refusal;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Seconds after which a client should try again when the store does not answer, or too many readers wait.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -210,15 +210,14 @@ impl Problem {
     }
 
     pub(crate) fn document(&self) -> Value {
-        let mut document = Map::new();
-        document.insert("type".to_owned(), json!(format!("urn:rollbook:problem:{}", self.0.name)));
-        document.insert("title".to_owned(), json!(self.0.title));
-        document.insert("status".to_owned(), json!(self.0.status.as_u16()));
-        document.insert("detail".to_owned(), json!(self.0.detail));
-        if let Some((key, value)) = &self.0.member {
-            document.insert((*key).to_owned(), value.clone());
+        let Parts { status, name, title, detail, member, .. } = &*self.0;
+        let kind = format!("urn:rollbook:problem:{name}");
+        let mut document =
+            json!({ "type": kind, "title": title, "status": status.as_u16(), "detail": detail });
+        if let Some((key, value)) = member {
+            document[key] = value.clone();
         }
-        Value::Object(document)
+        document
     }
 }
 

@@ -33,6 +33,9 @@ const ID_LENGTH_MAX: usize = 255;
 
 type Id = Result<Path<String>, PathRejection>;
 
+/// Parts of a request for rows.
+type Asked = (State<Arc<Shared>>, Extension<Arc<Connection>>, Id, RawQuery, HeaderMap);
+
 /// Kind of a row.
 #[derive(Clone, Copy)]
 struct Kind {
@@ -172,44 +175,28 @@ async fn page(api: &Shared, of: MembersOf<'_>, query: RawQuery) -> Result<Respon
 }
 
 pub(crate) async fn user(
-    State(api): State<Arc<Shared>>,
-    Extension(connection): Extension<Arc<Connection>>,
-    id: Id,
-    query: RawQuery,
-    headers: HeaderMap,
+    (State(api), Extension(connection), id, query, headers): Asked,
 ) -> Result<Response, Problem> {
     let token = admit(&api, &connection, &headers)?;
     one(&api, token, USER, id, query).await
 }
 
 pub(crate) async fn organization(
-    State(api): State<Arc<Shared>>,
-    Extension(connection): Extension<Arc<Connection>>,
-    id: Id,
-    query: RawQuery,
-    headers: HeaderMap,
+    (State(api), Extension(connection), id, query, headers): Asked,
 ) -> Result<Response, Problem> {
     let token = admit(&api, &connection, &headers)?;
     one(&api, token, ORGANIZATION, id, query).await
 }
 
 pub(crate) async fn organizations_of_user(
-    State(api): State<Arc<Shared>>,
-    Extension(connection): Extension<Arc<Connection>>,
-    id: Id,
-    query: RawQuery,
-    headers: HeaderMap,
+    (State(api), Extension(connection), id, query, headers): Asked,
 ) -> Result<Response, Problem> {
     admit(&api, &connection, &headers)?;
     page(&api, MembersOf::User(&USER.id(id)?), query).await
 }
 
 pub(crate) async fn members_of_organization(
-    State(api): State<Arc<Shared>>,
-    Extension(connection): Extension<Arc<Connection>>,
-    id: Id,
-    query: RawQuery,
-    headers: HeaderMap,
+    (State(api), Extension(connection), id, query, headers): Asked,
 ) -> Result<Response, Problem> {
     admit(&api, &connection, &headers)?;
     page(&api, MembersOf::Organization(&ORGANIZATION.id(id)?), query).await

@@ -332,16 +332,12 @@ fn is_askable(id: &str) -> bool {
     !id.is_empty() && id != "." && id != ".." && !id.contains(['/', '\\']) && !id.contains(char::is_control)
 }
 
-/// Whether an id can be a value of a filter, where a sign means to include or to exclude the rest.
-fn is_filterable(id: &str) -> bool {
-    !id.is_empty() && !id.starts_with(['+', '-'])
-}
-
-/// Splits ids into batches of at most `max`, which fit a URL. Ids that no filter can have are left out.
+/// Splits ids into batches of at most `max`, which fit a URL. Ids that no filter can have are left out: in a filter, a sign
+/// means to include or to exclude the rest.
 fn batches<'a>(ids: impl Iterator<Item = &'a str>, max: usize) -> Vec<Vec<&'a str>> {
     let mut batches: Vec<Vec<&str>> = Vec::new();
     let mut bytes = 0;
-    for id in ids.filter(|id| is_filterable(id)) {
+    for id in ids.filter(|id| !id.is_empty() && !id.starts_with(['+', '-'])) {
         // With the parameter's name.
         let length = encoded(id).len() + "&organization_id=".len();
         match batches.last_mut() {

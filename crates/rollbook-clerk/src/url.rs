@@ -1,10 +1,9 @@
 //! Base URL of Clerk's API.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use hyper::http::uri::{Authority, PathAndQuery};
-use rollbook_core::url::{Parts, UrlError};
+use rollbook_core::url::{Parts, UrlError, is_loopback};
 
 /// URL of Clerk's own API.
 const CLERK: &str = "https://api.clerk.com/v1";
@@ -97,11 +96,6 @@ impl ApiUrl {
     pub(crate) const fn is_https(&self) -> bool {
         self.is_https
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 impl Default for ApiUrl {

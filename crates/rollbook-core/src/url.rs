@@ -5,6 +5,7 @@
 //! `@` after the host therefore makes the whole URL invalid. No error quotes any part of it.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 /// Parts of a URL, as written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,12 @@ impl<'a> Parts<'a> {
             .filter(|parameter| !parameter.is_empty())
             .map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
     }
+}
+
+/// Returns whether a host, which may be in brackets, is this machine.
+pub fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Replaces each `%XX` by the byte that it stands for.

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Registry, register_gauge_vec_with_registry,
+    register_int_counter_vec_with_registry, register_int_gauge_vec_with_registry,
+};
 use rollbook_core::store::{ChangesError, ChangesQuery, Position};
 
 use crate::ports::Ports;
@@ -43,11 +46,15 @@ impl Counters {
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["forward"]);
-        let metrics = Self {
-            deliveries: IntCounterVec::new(
-                Opts::new("rollbook_forward_deliveries_total", "Requests of forwards by outcome"),
+        let gauge = |name: &str, help: &str| {
+            register_int_gauge_vec_with_registry!(name, help, &["forward"], registry)
+        };
+        Ok(Self {
+            deliveries: register_int_counter_vec_with_registry!(
+                "rollbook_forward_deliveries_total",
+                "Requests of forwards by outcome",
                 &["forward", "outcome"],
+                registry
             )?,
             position: gauge(
                 "rollbook_forward_position",
@@ -71,39 +78,27 @@ impl Metrics {
                 "rollbook_forward_last_status",
                 "HTTP status of the last answer to a forward; 0 if there was none",
             )?,
-            lag: GaugeVec::new(
-                Opts::new(
-                    "rollbook_feed_lag_seconds",
-                    "Age of the oldest change that a consumer has neither delivered nor recorded",
-                ),
+            lag: register_gauge_vec_with_registry!(
+                "rollbook_feed_lag_seconds",
+                "Age of the oldest change that a consumer has neither delivered nor recorded",
                 &["consumer"],
+                registry
             )?,
-        };
-        registry.register(Box::new(metrics.deliveries.clone()))?;
-        for gauge in metrics.gauges() {
-            registry.register(Box::new(gauge.clone()))?;
-        }
-        registry.register(Box::new(metrics.last_status.clone()))?;
-        registry.register(Box::new(metrics.lag.clone()))?;
-        Ok(metrics)
-    }
-
-    const fn gauges(&self) -> [&IntGaugeVec; 6] {
-        [&self.position, &self.blocked, &self.waiting, &self.dead_letters, &self.stopped, &self.full]
+        })
     }
 
     /// Adds a forward, with all its metrics at zero.
     pub(crate) fn add(&self, name: &str) -> Counters {
-        for gauge in self.gauges() {
+        let Self { position, blocked, waiting, dead_letters, stopped, full, last_status, .. } = self;
+        for gauge in [position, blocked, waiting, dead_letters, stopped, full, last_status] {
             gauge.with_label_values(&[name]);
         }
-        self.last_status.with_label_values(&[name]);
         self.lag.with_label_values(&[name]);
         let counter = |outcome| (outcome, self.deliveries.with_label_values(&[name, outcome]));
         Counters {
             outcomes: Verdict::OUTCOMES.into_iter().map(counter).collect(),
             name: name.to_owned(),
-            last_status: self.last_status.clone(),
+            last_status: last_status.clone(),
         }
     }
 

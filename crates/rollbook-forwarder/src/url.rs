@@ -1,10 +1,9 @@
 //! URL of an endpoint.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use hyper::Uri;
-use rollbook_core::url::{Parts, UrlError};
+use rollbook_core::url::{Parts, UrlError, is_loopback};
 
 /// URL of an endpoint: `https://host[:port]/path`. It is shown without its path, which may be a secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -63,7 +62,7 @@ impl ForwardUrl {
 
     /// Whether changes would cross a network without encryption.
     pub fn is_plaintext(&self) -> bool {
-        !self.is_https && !self.is_loopback()
+        !self.is_https && !is_loopback(self.uri.host().unwrap_or_default())
     }
 
     /// Whether connections are encrypted.
@@ -74,11 +73,6 @@ impl ForwardUrl {
     /// Returns the whole URL, for a request.
     pub(crate) fn uri(&self) -> Uri {
         self.uri.clone()
-    }
-
-    fn is_loopback(&self) -> bool {
-        let host = self.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 

@@ -73,11 +73,6 @@ impl Phase {
     pub(crate) const fn is_droppable(self) -> bool {
         !matches!(self, Self::Answering | Self::Dropped)
     }
-
-    /// Returns whether the first request may still be in transit or is being read.
-    pub(crate) const fn is_before_answer(self) -> bool {
-        matches!(self, Self::New | Self::Head | Self::Body)
-    }
 }
 
 /// A phase and its start, in milliseconds since the table was created.

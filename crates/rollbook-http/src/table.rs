@@ -249,7 +249,10 @@ impl Rows {
         let (mut found, mut soon) = (Vec::new(), false);
         for (id, connection) in self.open.iter().filter(|(_, one)| one.is_trusted() == trusted) {
             let Stamp { phase, since } = connection.stamp();
-            if !trusted && phase.is_before_answer() && now.saturating_sub(since) < PROTECTED_FOR {
+            if !trusted
+                && matches!(phase, Phase::New | Phase::Head | Phase::Body)
+                && now.saturating_sub(since) < PROTECTED_FOR
+            {
                 soon = true;
             } else if phase.is_droppable() {
                 found.push((since, *id, Arc::clone(connection)));

@@ -111,8 +111,13 @@ impl Lookup {
 
 /// Returns whether a text has the form of an e-mail address or a phone number.
 pub fn is_address(text: &str) -> bool {
+    text.contains('@') || is_phone_number(text)
+}
+
+/// Returns whether a text has the form of a phone number with its country code.
+pub fn is_phone_number(text: &str) -> bool {
     let digits = text.strip_prefix('+').unwrap_or_default();
-    text.contains('@') || (DIGITS.contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()))
+    DIGITS.contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Returns the kind of an id: by its prefix, or by the table that has a row with it. `None` if neither shows it.
@@ -123,9 +128,17 @@ pub async fn kind_of(store: &dyn Rows, id: &str) -> Result<Option<&'static Resou
     if let Some(resource) = resource_of_id(id) {
         return Ok(Some(resource));
     }
+    Ok(row_of(store, id).await?.map(|(resource, _)| resource))
+}
+
+/// Returns the row with this id, from any table.
+pub(crate) async fn row_of(
+    store: &dyn Rows,
+    id: &str,
+) -> Result<Option<(&'static Resource, RowView)>, StoreError> {
     for resource in RESOURCES {
-        if store.get(resource, id).await?.is_some() {
-            return Ok(Some(resource));
+        if let Some(row) = store.get(resource, id).await? {
+            return Ok(Some((resource, row)));
         }
     }
     Ok(None)
@@ -256,13 +269,8 @@ impl Search<'_> {
         }
         let data = row.columns.get("data").unwrap_or(&Value::Null);
         let of_text = listed(data).filter(|(address, _)| *address == self.text);
-        of_text
-            .map(
-                |(_, is_verified)| {
-                    if is_verified { NamedBy::VerifiedAddress } else { NamedBy::UnverifiedAddress }
-                },
-            )
-            .min()
+        let is_verified = of_text.map(|(_, is_verified)| is_verified).max()?;
+        Some(if is_verified { NamedBy::VerifiedAddress } else { NamedBy::UnverifiedAddress })
     }
 }
 

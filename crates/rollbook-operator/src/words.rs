@@ -1,5 +1,7 @@
 //! Numbers, durations and kinds of rows as text.
 
+use std::time::Duration;
+
 use rollbook_core::catalog::Resource;
 use rollbook_core::time::Timestamp;
 
@@ -33,6 +35,11 @@ pub fn span(millis: i64) -> String {
         HOUR..=172_800_000 => two(HOUR, "h", MINUTE, "min"),
         _ => two(DAY, "d", HOUR, "h"),
     }
+}
+
+/// Formats a duration as [`span`] does.
+pub fn duration(duration: Duration) -> String {
+    span(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// Formats a number with its noun: `1 message`, `12,480 messages`, `3 tries`.

@@ -18,7 +18,6 @@ mod health;
 mod metrics;
 mod process;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,12 +199,8 @@ impl Ops {
     }
 
     /// Serves until `stop`, then gives running responses a short time to finish.
-    ///
-    /// # Errors
-    /// Fails if the listener fails permanently.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         connections::serve(listener, self.router(), stop).await;
-        Ok(())
     }
 
     fn router(self) -> Router {

@@ -6,7 +6,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, IntGauge, IntGaugeVec, Registry, TextEncoder, register_gauge_with_registry,
+    register_int_gauge_vec_with_registry, register_int_gauge_with_registry,
+};
 use rollbook_core::queue::{Durability, QueueStats, StorageSpace};
 use rollbook_core::time::{Clock, Timestamp};
 use rollbook_core::weakness;
@@ -51,15 +54,14 @@ impl Metrics {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, prometheus::Error> {
         let help = "1 if the component answers and works, otherwise 0.";
-        let up = IntGaugeVec::new(Opts::new("rollbook_up", help), &["part"])?;
-        registry.register(Box::new(up.clone()))?;
+        let up = register_int_gauge_vec_with_registry!("rollbook_up", help, &["part"], registry)?;
         let help = "1 if passwords and data go to the component in clear text over a network; 0 with TLS, or within this \
                     machine.";
-        let clear_text = IntGaugeVec::new(Opts::new("rollbook_connection_clear_text", help), &["part"])?;
-        registry.register(Box::new(clear_text.clone()))?;
-        let build = IntGaugeVec::new(Opts::new("rollbook_build_info", "Always 1."), &["version"])?;
+        let name = "rollbook_connection_clear_text";
+        let clear_text = register_int_gauge_vec_with_registry!(name, help, &["part"], registry)?;
+        let (name, help) = ("rollbook_build_info", "Always 1.");
+        let build = register_int_gauge_vec_with_registry!(name, help, &["version"], registry)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        registry.register(Box::new(build))?;
         let process = Process::new(&registry)?;
         let queue = match queue {
             Some(queue) => {
@@ -204,36 +206,19 @@ struct QueueGauges {
 
 impl QueueGauges {
     fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
-        let oldest_age_seconds = Gauge::new(
-            "rollbook_queue_oldest_age_seconds",
-            "Age of the oldest message that is not settled; 0 if there is none.",
-        )?;
-        registry.register(Box::new(oldest_age_seconds.clone()))?;
-        let durability_degraded = IntGaugeVec::new(
-            Opts::new(
+        let gauge = |name: &str, help: &str| register_int_gauge_with_registry!(name, help, registry);
+        let of_parts =
+            |name: &str, help: &str| register_int_gauge_vec_with_registry!(name, help, &["part"], registry);
+        Ok(Self {
+            durability_degraded: of_parts(
                 "rollbook_durability_degraded",
                 "1 if acknowledged data could still be lost, 0 if it is on stable storage, as far as the server proves it or the \
                  operator vouches for it.",
-            ),
-            &["part"],
-        )?;
-        registry.register(Box::new(durability_degraded.clone()))?;
-        let durability_trusted = IntGaugeVec::new(
-            Opts::new(
+            )?,
+            durability_trusted: of_parts(
                 "rollbook_durability_trusted",
                 "1 if the operator vouches for what the server does not prove about stable storage, otherwise 0.",
-            ),
-            &["part"],
-        )?;
-        registry.register(Box::new(durability_trusted.clone()))?;
-        Ok(Self {
-            durability_degraded,
-            durability_trusted,
+            )?,
             room: RoomGauges::new(registry)?,
             depth: gauge("rollbook_queue_depth", "Messages that are not settled: ready, leased or delayed.")?,
             depth_limit: gauge(
@@ -242,7 +227,11 @@ impl QueueGauges {
             )?,
             leased: gauge("rollbook_queue_leased", "Messages that a worker has leased.")?,
             delayed: gauge("rollbook_queue_delayed", "Messages that wait for their backoff to end.")?,
-            oldest_age_seconds,
+            oldest_age_seconds: register_gauge_with_registry!(
+                "rollbook_queue_oldest_age_seconds",
+                "Age of the oldest message that is not settled; 0 if there is none.",
+                registry
+            )?,
             parts_unreachable: gauge(
                 "rollbook_queue_parts_unreachable",
                 "Nodes of the queue's Redis cluster that do not answer: their deliveries are answered 503, and no other \
@@ -279,11 +268,7 @@ struct RoomGauges {
 
 impl RoomGauges {
     fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGaugeVec::new(Opts::new(name, help), &[])?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
+        let gauge = |name: &str, help: &str| register_int_gauge_vec_with_registry!(name, help, &[], registry);
         Ok(Self {
             memory_used: gauge(
                 "rollbook_queue_memory_used_bytes",

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use prometheus::{Counter, Gauge, Registry};
+use prometheus::{Counter, Gauge, Registry, register_counter_with_registry, register_gauge_with_registry};
 
 /// `AT_CLKTCK` of the auxiliary vector: kernel ticks per second.
 const TICKS_PER_SECOND: usize = 17;
@@ -33,13 +33,9 @@ impl Process {
     /// Registers the metrics; `None` where the system does not report the units.
     pub(crate) fn new(registry: &Registry) -> Result<Option<Self>, prometheus::Error> {
         let (Ok(units), Ok(stat)) = (Units::read(), Stat::read()) else { return Ok(None) };
-        let gauge = |name: &str, help: &str| {
-            let gauge = Gauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
-        let cpu_seconds = Counter::new("process_cpu_seconds_total", "Processor time of the process.")?;
-        registry.register(Box::new(cpu_seconds.clone()))?;
+        let gauge = |name: &str, help: &str| register_gauge_with_registry!(name, help, registry);
+        let (name, help) = ("process_cpu_seconds_total", "Processor time of the process.");
+        let cpu_seconds = register_counter_with_registry!(name, help, registry)?;
         gauge("process_start_time_seconds", "Start time of the process.")?.set(units.started_at(&stat));
         let process = Self {
             units,

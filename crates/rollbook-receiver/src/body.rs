@@ -84,7 +84,7 @@ async fn next(
                 () = share.evicted() => Err(Refusal::NoBodyBudget),
             }
         };
-        match timeout_at(pace.next_check(), frame).await {
+        match timeout_at(pace.deadline.min(pace.window_ends), frame).await {
             Ok(result) => return result,
             Err(_) => pace.check()?,
         }
@@ -111,10 +111,6 @@ impl Pace {
             window_ends: started + limits.window,
             received: 0,
         }
-    }
-
-    fn next_check(&self) -> Instant {
-        self.deadline.min(self.window_ends)
     }
 
     const fn received(&mut self, bytes: usize) {

@@ -70,7 +70,8 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    /// Creates a handler that sends to `batcher`; the channel must hold `settings.in_flight_max` deliveries.
+    /// Creates a handler that sends to `batcher`; the channel must hold `settings.in_flight_max` deliveries. Requests for
+    /// other paths are answered by `pages`.
     pub(crate) fn new(
         settings: &Settings,
         secrets: EndpointSecrets,
@@ -78,6 +79,7 @@ impl Handler {
         metrics: Arc<Metrics>,
         batcher: mpsc::Sender<WaitingDelivery>,
         shutting_down: CancellationToken,
+        pages: Option<OtherPages>,
     ) -> Self {
         Self {
             paths: settings.webhook_paths.clone(),
@@ -98,14 +100,8 @@ impl Handler {
             tolerance: settings.tolerance,
             request_timeout: settings.request_timeout,
             enqueue_timeout: settings.enqueue_timeout,
-            pages: None,
+            pages,
         }
-    }
-
-    /// Answers other paths by these pages.
-    pub(crate) fn with_pages(mut self, pages: Option<OtherPages>) -> Self {
-        self.pages = pages;
-        self
     }
 
     /// Answers a request after its head was read. During a shutdown each answer closes its connection, so

@@ -2,7 +2,10 @@
 //! with the first fault would miss that fault.
 
 use hyper::StatusCode;
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounterVec, Registry, register_gauge_with_registry,
+    register_histogram_with_registry, register_int_counter_vec_with_registry,
+};
 use rollbook_core::queue::BATCH_SIZE_BUCKETS;
 use rollbook_core::signature::VerifyError;
 use rollbook_core::time::Timestamp;
@@ -75,55 +78,47 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Registers all metrics.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let deliveries = IntCounterVec::new(
-            Opts::new("rollbook_deliveries_total", "Requests to the webhook path, by outcome."),
-            &["outcome"],
-        )?;
+        let (name, help) = ("rollbook_deliveries_total", "Requests to the webhook path, by outcome.");
+        let deliveries = register_int_counter_vec_with_registry!(name, help, &["outcome"], registry)?;
         for label in outcome::ALL.into_iter().chain(VerifyError::LABELS) {
             deliveries.with_label_values(&[label]);
         }
-        let refused = IntCounterVec::new(
-            Opts::new(
-                "rollbook_requests_refused_total",
-                "Requests that are not deliveries: unreadable (400), unknown path (404) or method (405), head too long (431).",
-            ),
+        let refused = register_int_counter_vec_with_registry!(
+            "rollbook_requests_refused_total",
+            "Requests that are not deliveries: unreadable (400), unknown path (404) or method (405), head too long (431).",
             &["status"],
+            registry
         )?;
         for status in REFUSED {
             refused.with_label_values(&[status.as_str()]);
         }
-        let seconds = |name, help| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-        let metrics = Self {
+        let seconds = |name: &str, help: &str| {
+            register_histogram_with_registry!(name, help, SECONDS.to_vec(), registry)
+        };
+        let skew = Skew::new()?;
+        registry.register(Box::new(skew.clone()))?;
+        Ok(Self {
             deliveries,
             refused,
-            ack_seconds: Histogram::with_opts(seconds(
+            ack_seconds: seconds(
                 "rollbook_ack_seconds",
                 "Time from the end of a request's head to its answer, of verified deliveries.",
-            ))?,
-            enqueue_seconds: Histogram::with_opts(seconds(
-                "rollbook_enqueue_seconds",
-                "Duration of one call to the queue.",
-            ))?,
-            batch_size: Histogram::with_opts(
+            )?,
+            enqueue_seconds: seconds("rollbook_enqueue_seconds", "Duration of one call to the queue.")?,
+            batch_size: register_histogram_with_registry!(
                 HistogramOpts::new("rollbook_batch_size", "Messages handled in one batch.")
                     .const_label("stage", "enqueue")
                     .buckets(BATCH_SIZE_BUCKETS.to_vec()),
+                registry
             )?,
-            last_delivery: Gauge::new(
+            last_delivery: register_gauge_with_registry!(
                 "rollbook_last_delivery_timestamp_seconds",
                 "Time of the last verified delivery; zero before the first.",
+                registry
             )?,
             refusals: refusals(registry)?,
-            skew: Skew::new()?,
-        };
-        registry.register(Box::new(metrics.deliveries.clone()))?;
-        registry.register(Box::new(metrics.refused.clone()))?;
-        registry.register(Box::new(metrics.ack_seconds.clone()))?;
-        registry.register(Box::new(metrics.enqueue_seconds.clone()))?;
-        registry.register(Box::new(metrics.batch_size.clone()))?;
-        registry.register(Box::new(metrics.last_delivery.clone()))?;
-        registry.register(Box::new(metrics.skew.clone()))?;
-        Ok(metrics)
+            skew,
+        })
     }
 
     /// Records a verified delivery: its time, and how far the sender's clock is ahead, in milliseconds.
@@ -156,11 +151,11 @@ impl Metrics {
 
 fn refusals(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
     let help = "Refused requests that are, or may be, deliveries, by reason.";
-    let refusals = IntCounterVec::new(Opts::new("rollbook_refusals_total", help), &["reason"])?;
+    let name = "rollbook_refusals_total";
+    let refusals = register_int_counter_vec_with_registry!(name, help, &["reason"], registry)?;
     for reason in Reason::ALL {
         refusals.with_label_values(&[reason.label()]);
     }
-    registry.register(Box::new(refusals.clone()))?;
     Ok(refusals)
 }
 

@@ -125,8 +125,8 @@ impl Receiver {
             self.metrics,
             sender,
             shutting_down.clone(),
-        )
-        .with_pages(self.pages);
+            self.pages,
+        );
         let acceptor = Acceptor {
             handler: Arc::new(handler),
             connections: self.connections.clone(),

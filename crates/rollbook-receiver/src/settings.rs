@@ -99,24 +99,21 @@ impl Settings {
         // A semaphore grants at most this many permits (bytes) at once.
         let body_max = self.body_max.min(u32::MAX as usize);
         Self {
-            webhook_paths: self.webhook_paths,
             header_timeout: span(self.header_timeout),
             idle_timeout: span(self.idle_timeout),
             connection_age_max: span(self.connection_age_max),
-            body_rate_min: self.body_rate_min,
             body_window: span(self.body_window),
             body_timeout: span(self.body_timeout),
             request_timeout: span(self.request_timeout),
             enqueue_timeout: span(self.enqueue_timeout),
             stop_delay: span(self.stop_delay),
             drain_timeout: span(self.drain_timeout),
-            tolerance: self.tolerance,
             body_max,
             buffered_max: count(self.buffered_max.max(body_max)),
             connections_max: count(self.connections_max),
             in_flight_max: count(self.in_flight_max),
             batch_max: count(self.batch_max),
-            batch_bytes_max: self.batch_bytes_max,
+            ..self
         }
     }
 }

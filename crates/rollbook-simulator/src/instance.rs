@@ -357,7 +357,8 @@ impl Instance {
         let id = self.users[at].id.clone();
         self.remove_memberships(|membership| membership.user_id == id);
         let user = self.users.swap_remove(at);
-        self.forget_user(&id);
+        // The sessions change no more, and emit no events.
+        self.others.sessions.retain(|session| session.user_id != id);
         self.announce_deleted_user(&user);
         self.free_addresses.extend(user.emails.into_iter().map(|email| email.value));
     }
@@ -366,7 +367,8 @@ impl Instance {
         let id = self.organizations[at].id.clone();
         self.remove_memberships(|membership| membership.organization_id == id);
         let organization = self.organizations.swap_remove(at);
-        self.forget_organization(&id);
+        self.others.invitations.retain(|invitation| invitation.organization_id != id);
+        self.others.domains.retain(|domain| domain.organization_id != id);
         self.announce_deleted_organization(&organization);
     }
 }

@@ -42,8 +42,8 @@ pub(crate) trait Entity {
     /// Payload of an event about the object.
     fn data(&self, templates: &Templates) -> Object;
 
-    /// Row of the object. Its `data` column is `data` without what must not be stored.
-    fn columns(&self, data: Object) -> Object;
+    /// The table's own columns of the object's row. Takes what must not be stored out of the row's `data`.
+    fn columns(&self, data: &mut Object) -> Value;
 }
 
 /// The methods of [`Entity`] that return the fields `id` and `times`.
@@ -200,7 +200,7 @@ fn payload(template: &Object, id: &str, times: Times, changes: Value) -> Object 
 }
 
 /// Returns the common columns of a row that is not deleted, followed by the table's `own` columns.
-fn row(id: &str, times: Times, data: &Object, own: Value) -> Object {
+pub(crate) fn row(id: &str, times: Times, data: &Object, own: Value) -> Object {
     let common = json!({
         "id": id,
         "data": data,

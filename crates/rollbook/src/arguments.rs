@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 
 use clap::error::ErrorKind;
+use rollbook_operator::lookup::is_phone_number;
 
 use crate::secrets::{self, looks_secret};
 
@@ -13,8 +14,6 @@ use crate::secrets::{self, looks_secret};
 const REDACTED: &str = "[redacted]";
 /// Maximum length of an address or phone number, in bytes: RFC 5321 allows an address 254.
 const ADDRESS_LENGTH_MAX: usize = 320;
-/// Digits of a phone number: E.164 allows 15 at most, and the shortest ones in use have 7.
-const DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
 
 /// The text of an error of the command line, if it must be shown without a URL or key that the user gave.
 /// `None` if the error repeats none; help texts have URLs of their own, and are shown as they are.
@@ -90,11 +89,6 @@ fn is_email(text: &str) -> bool {
     let has_other = |c: char| c.is_whitespace() || c.is_control();
     let Some((name, host)) = text.rsplit_once('@') else { return false };
     !name.is_empty() && !host.is_empty() && text.len() <= ADDRESS_LENGTH_MAX && !text.contains(has_other)
-}
-
-fn is_phone_number(text: &str) -> bool {
-    let Some(digits) = text.strip_prefix('+') else { return false };
-    DIGITS.contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, Registry, register_int_counter_vec_with_registry};
 use rollbook_core::queue::{Audit, QueueAdmin};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -36,11 +36,11 @@ impl QueueAudit {
     pub(crate) fn new(queue: Arc<dyn QueueAdmin>, registry: &Registry) -> Result<Self, prometheus::Error> {
         let help =
             "What the audit of the queue repaired: stranded messages, dangling index entries, wrong counts.";
-        let repaired = IntCounterVec::new(Opts::new("rollbook_queue_audit_repaired_total", help), &["kind"])?;
+        let name = "rollbook_queue_audit_repaired_total";
+        let repaired = register_int_counter_vec_with_registry!(name, help, &["kind"], registry)?;
         for kind in [STRANDED, DANGLING, COUNTS] {
             repaired.with_label_values(&[kind]);
         }
-        registry.register(Box::new(repaired.clone()))?;
         Ok(Self { queue, repaired })
     }
 

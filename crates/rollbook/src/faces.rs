@@ -1,5 +1,7 @@
 //! Faces of a process: its jobs in addition to answering at the ops port.
 
+use crate::wire::Component;
+
 /// Faces of a process. Every process also has the ops port.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Faces {
@@ -20,5 +22,10 @@ impl Faces {
             (true, false) => "receive",
             (false, _) => "work",
         }
+    }
+
+    /// Returns the parts that processes with these faces use.
+    pub(crate) const fn parts(self) -> &'static [Component] {
+        if self.worker { &Component::ALL } else { &[Component::Queue] }
     }
 }

@@ -28,7 +28,10 @@ pub(crate) fn weaknesses(config: &Config, parts: &[Component]) -> Vec<Weakness> 
     let kept = || parts.iter().filter_map(|part| part.place(config).file());
     let mut folders: Vec<PathBuf> = kept().map(folder_of).collect();
     folders.dedup();
-    let mut found: Vec<Weakness> = folders.iter().filter_map(|folder| folder_weakness(folder)).collect();
+    let mut found: Vec<Weakness> = folders
+        .iter()
+        .filter_map(|folder| others_may(folder, OTHERS_WRITE, "put files and links into it", "o-w"))
+        .collect();
     // A user who may write to a folder may replace a file or folder in it.
     let mut holding: Vec<PathBuf> = folders.iter().flat_map(|folder| above(folder)).collect();
     for file in config.files_read().iter().filter(|file| !is_mounted(&file.path)) {
@@ -37,12 +40,13 @@ pub(crate) fn weaknesses(config: &Config, parts: &[Component]) -> Vec<Weakness> 
     holding.sort();
     holding.dedup();
     found.extend(holding.iter().filter_map(|folder| replaceable_weakness(folder)));
-    found.extend(kept().flat_map(with_companions).filter_map(|path| data_weakness(&path)));
+    let data = kept().flat_map(with_companions);
+    found.extend(data.filter_map(|path| others_may(&path, ALL_BUT_OWNER, "read it", "600")));
     for file in config.files_read() {
         found.extend(if file.is_secret {
             secret_weakness(&file.path)
         } else {
-            settings_weakness(&file.path)
+            others_may(&file.path, OTHERS_WRITE, "change the settings", "o-w")
         });
     }
     found
@@ -78,28 +82,20 @@ fn mode(path: &Path) -> Option<u32> {
 
 fn weakness(path: &Path, mode: u32, what: &str, change: &str) -> Weakness {
     let path = path.display();
-    Weakness::new(format!("{path} has mode {mode:04o}: {what}"), format!("chmod {change} {path}"))
+    let what = format!("{path} has mode {mode:04o}: others on this machine may {what}");
+    Weakness::new(what, format!("chmod {change} {path}"))
 }
 
-fn folder_weakness(folder: &Path) -> Option<Weakness> {
-    let mode = mode(folder).filter(|mode| mode & OTHERS_WRITE != 0)?;
-    Some(weakness(folder, mode, "others on this machine may put files and links into it", "o-w"))
+/// Checks a file or folder that others may do this with if it has one of these permissions.
+fn others_may(path: &Path, unwanted: u32, what: &str, change: &str) -> Option<Weakness> {
+    let mode = mode(path).filter(|mode| mode & unwanted != 0)?;
+    Some(weakness(path, mode, what, change))
 }
 
 /// Checks a folder that holds a file or folder of Rollbook's.
 fn replaceable_weakness(folder: &Path) -> Option<Weakness> {
     let mode = mode(folder).filter(|mode| mode & OTHERS_WRITE != 0 && mode & STICKY == 0)?;
-    Some(weakness(folder, mode, "others on this machine may replace what Rollbook has in it", "o-w"))
-}
-
-fn data_weakness(path: &Path) -> Option<Weakness> {
-    let mode = mode(path).filter(|mode| mode & ALL_BUT_OWNER != 0)?;
-    Some(weakness(path, mode, "others on this machine may read it", "600"))
-}
-
-fn settings_weakness(path: &Path) -> Option<Weakness> {
-    let mode = mode(path).filter(|mode| mode & OTHERS_WRITE != 0)?;
-    Some(weakness(path, mode, "others on this machine may change the settings", "o-w"))
+    Some(weakness(folder, mode, "replace what Rollbook has in it", "o-w"))
 }
 
 /// Returns whether a container engine has mounted this file as a secret.
@@ -117,7 +113,7 @@ fn secret_weakness(path: &Path) -> Option<Weakness> {
     let unwanted = OTHERS_READ | OTHERS_WRITE | if is_ours { GROUP } else { 0o020 };
     (mode & unwanted != 0).then(|| {
         let change = if is_ours { "600" } else { "640" };
-        weakness(path, mode, "others on this machine may read or change a secret in it", change)
+        weakness(path, mode, "read or change a secret in it", change)
     })
 }
 

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::OptionFuture;
 use rollbook_core::backend::Backend;
 use rollbook_ops::{About, CHECK_TIMEOUT};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -21,7 +23,7 @@ use crate::wire::{self, Component};
 const HOLDS_FOR: Duration = Duration::from_secs(1);
 
 /// A queue or a store, as its process names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Used {
     /// `file` or `server`.
     pub(crate) kind: String,
@@ -29,18 +31,6 @@ pub(crate) struct Used {
     pub(crate) place: String,
     /// Identity of the data ([`Backend::identity`]); `None` if it is unknown.
     pub(crate) identity: Option<String>,
-}
-
-impl Used {
-    fn json(&self) -> Value {
-        json!({ "kind": self.kind, "place": self.place, "identity": self.identity })
-    }
-
-    /// Reads the JSON of another process; `None` if it has another form.
-    pub(crate) fn read(found: &Value) -> Option<Self> {
-        let text = |key: &str| found.get(key)?.as_str().map(str::to_owned);
-        Some(Self { kind: text("kind")?, place: text("place")?, identity: text("identity") })
-    }
 }
 
 /// A part of the installation, which can be asked for its identity.
@@ -116,19 +106,14 @@ impl About for Installation {
         if let Some((_, known)) = last.as_ref().filter(|(at, _)| at.elapsed() < HOLDS_FOR) {
             return known.clone();
         }
-        let store = async {
-            match &self.store {
-                Some(store) => Some(store.used().await.json()),
-                None => None,
-            }
-        };
+        let store = OptionFuture::from(self.store.as_ref().map(Part::used));
         let (queue, store) = tokio::join!(self.queue.used(), store);
         let found = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "command": self.command,
             "clerk_instance_id": self.instance_id,
             "api_listen": self.api_listen,
-            "queue": queue.json(),
+            "queue": queue,
             "store": store,
         });
         *last = Some((Instant::now(), found.clone()));

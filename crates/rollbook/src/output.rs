@@ -146,6 +146,16 @@ impl Table {
         rows.into_iter().for_each(|cells| self.row(cells));
         self
     }
+
+    /// Formats the table with an indentation and dim headings, below an empty line.
+    pub(crate) fn indented(&self, style: Style) -> String {
+        let mut text = String::from("\n");
+        for (index, line) in self.to_string().lines().enumerate() {
+            let line = if index == 0 { style.dim(line) } else { line.to_owned() };
+            text = text + "  " + &line + "\n";
+        }
+        text
+    }
 }
 
 impl fmt::Display for Table {

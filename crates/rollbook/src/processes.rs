@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::faces::Faces;
 use crate::file_modes::folder_of;
-use crate::wire::Component;
 
 /// Part of a marker's name, after the name of the file.
 const MARKER: &str = ".process-";
@@ -134,8 +133,7 @@ pub(crate) fn announce(config: &Config, faces: Faces, process: &Process) -> Opti
 
 /// Returns the file of which all processes of an installation that have these faces know: of the queue, else of the store.
 pub(crate) fn shared_file(config: &Config, faces: Faces) -> Option<&Path> {
-    let used = if faces.worker { &Component::ALL[..] } else { &[Component::Queue] };
-    used.iter().find_map(|part| part.place(config).file())
+    faces.parts().iter().find_map(|part| part.place(config).file())
 }
 
 /// Returns the living processes that use this file, and removes markers of others.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{Registry, register_int_counter_vec_with_registry};
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
 use rollbook_reconciler::{ReconcileMetrics, Reconciler, Schedule};
@@ -15,21 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::wire::{self, CODE_BROKEN, CODE_TIMEOUT, CODE_UNREACHABLE, ClerkApi, Observer};
 
-/// Results of requests to Clerk that are counted from the start, at zero.
-const CODES: [&str; 12] = [
-    "200",
-    "400",
-    "401",
-    "402",
-    "403",
-    "404",
-    "422",
-    "429",
-    "500",
-    CODE_UNREACHABLE,
-    CODE_TIMEOUT,
-    CODE_BROKEN,
-];
+/// Statuses of Clerk's answers that are counted from the start, at zero.
+const STATUSES: [&str; 9] = ["200", "400", "401", "402", "403", "404", "422", "429", "500"];
 /// Interval at which a process without a schedule reads the records of runs.
 const REFRESH: Duration = Duration::from_secs(20);
 /// Pause after a panic.
@@ -112,11 +99,11 @@ pub(crate) fn source(
     registry: &Registry,
 ) -> Result<Option<Arc<ClerkApi>>, prometheus::Error> {
     let help = "Requests to Clerk's API, by status code; unreachable, timeout or broken without an answer.";
-    let requests = IntCounterVec::new(Opts::new("rollbook_reconcile_requests_total", help), &["code"])?;
-    for code in CODES {
+    let name = "rollbook_reconcile_requests_total";
+    let requests = register_int_counter_vec_with_registry!(name, help, &["code"], registry)?;
+    for code in STATUSES.into_iter().chain([CODE_UNREACHABLE, CODE_TIMEOUT, CODE_BROKEN]) {
         requests.with_label_values(&[code]);
     }
-    registry.register(Box::new(requests.clone()))?;
     if config.settings.clerk_secret_key.is_none() {
         return Ok(None);
     }

@@ -14,7 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    IntCounterVec, IntGauge, Registry, register_int_counter_vec_with_registry,
+    register_int_gauge_with_registry,
+};
 use rollbook_core::queue::Producer;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -75,15 +78,15 @@ impl ReloadMetrics {
     /// A metric is registered already.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let help = "Reloads of secrets, by outcome: replaced by others, or failed because a file or the configuration can't be used.";
-        let reloads = IntCounterVec::new(Opts::new("rollbook_secret_reloads_total", help), &["outcome"])?;
+        let name = "rollbook_secret_reloads_total";
+        let reloads = register_int_counter_vec_with_registry!(name, help, &["outcome"], registry)?;
         for outcome in OUTCOMES {
             reloads.with_label_values(&[outcome]);
         }
         let help =
             "Settings with a file or a value that can't be used now: the secrets from before are in use.";
-        let failing = IntGauge::new("rollbook_secret_reload_failing", help)?;
-        registry.register(Box::new(reloads.clone()))?;
-        registry.register(Box::new(failing.clone()))?;
+        let name = "rollbook_secret_reload_failing";
+        let failing = register_int_gauge_with_registry!(name, help, registry)?;
         Ok(Self { reloads, failing })
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use prometheus::Registry;
 use rollbook_core::store::FullStore;
 use rollbook_core::time::Clock;
@@ -80,10 +81,7 @@ impl Service {
                 Receiver::new(settings, signing, receiver_calls.clone(), clock.clone(), &registry)?;
             let receiver = receiver.with_pages(pages.for_receiver());
             let producer = queue.producer.clone();
-            supervisor.start("queue set-up", |stop| async move {
-                prepare_queue(producer, stop).await;
-                Ok(())
-            });
+            supervisor.start("queue set-up", |stop| prepare_queue(producer, stop).map(Ok));
             supervisor.start("receiver", |stop| async move { Ok(receiver.serve(listener, stop).await?) });
         }
         let applied = store.clone().filter(|_| faces.worker);
@@ -105,10 +103,7 @@ impl Service {
             live.push(Component { name: "worker", probe: Arc::new(probe) });
             supervisor.start("worker", |stop| async move { Ok(worker.run(stop).await?) });
             let audit = QueueAudit::new(queue.admin.clone(), &registry)?;
-            supervisor.start("queue audit", |stop| async move {
-                audit.run(stop).await;
-                Ok(())
-            });
+            supervisor.start("queue audit", |stop| audit.run(stop).map(Ok));
         }
         let check =
             |store| Component { name: "store", probe: Arc::new(StoreCheck { store, worker: applying }) };
@@ -148,13 +143,7 @@ impl Service {
     ) where
         Run: Future<Output = ()> + Send + 'static,
     {
-        self.supervisor.start(name, |stop| {
-            let running = run(stop);
-            async move {
-                running.await;
-                Ok(())
-            }
-        });
+        self.supervisor.start(name, |stop| run(stop).map(Ok));
     }
 
     /// Reports the state of the service to systemd until the end. Call this last: the task that starts last
@@ -176,9 +165,7 @@ impl Service {
 /// Serves health and metrics at a port of their own, otherwise at the one for deliveries.
 fn serve_ops(supervisor: &mut Supervisor, ops: Ops, own: Option<TcpListener>, pages: &LatePages) {
     match own {
-        Some(port) => {
-            supervisor.start("ops face", |stop| async move { Ok(ops.serve(port, stop).await?) });
-        }
+        Some(port) => supervisor.start("ops face", |stop| ops.serve(port, stop).map(Ok)),
         None => pages.show(ops),
     }
 }
@@ -193,10 +180,7 @@ fn start_reconciliation(
 ) -> anyhow::Result<Option<Arc<ClerkApi>>> {
     let source = reconciliation::source(config, registry)?;
     let reconciliation = Reconciliation::new(config, source.clone(), store, clock.clone(), registry)?;
-    supervisor.start("reconciliation", |stop| async move {
-        reconciliation.run(stop).await;
-        Ok(())
-    });
+    supervisor.start("reconciliation", |stop| reconciliation.run(stop).map(Ok));
     Ok(source)
 }
 
@@ -216,10 +200,7 @@ fn start_api(
     };
     let listener = TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
-    supervisor.start("api", |stop| async move {
-        api.serve(listener, stop).await;
-        Ok(())
-    });
+    supervisor.start("api", |stop| api.serve(listener, stop).map(Ok));
     Ok(Some(address))
 }
 
@@ -234,10 +215,7 @@ fn start_forwards(
 ) -> anyhow::Result<()> {
     let Some(store) = store else { return Ok(()) };
     if let Some(forwarder) = forwards::forwarder(config, secrets, store, clock, registry)? {
-        supervisor.start("forwarder", |stop| async move {
-            forwarder.run(stop).await;
-            Ok(())
-        });
+        supervisor.start("forwarder", |stop| forwarder.run(stop).map(Ok));
     }
     Ok(())
 }

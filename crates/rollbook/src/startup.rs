@@ -87,10 +87,9 @@ async fn open_all(
     clock: Arc<dyn Clock>,
     start: &Start<'_>,
 ) -> anyhow::Result<Opened> {
-    let needed = if faces.worker { &Component::ALL[..] } else { &[Component::Queue] };
     let is_file = |part: &&Component| part.place(config).file().is_some();
     let mut faults = Faults::default();
-    for part in needed.iter().filter(is_file) {
+    for part in faces.parts().iter().filter(is_file) {
         faults.take(migrate_or_check(config, faces, migrate, *part, start).await);
     }
     if start.stop.is_cancelled() || !faults.0.is_empty() {
@@ -104,7 +103,7 @@ async fn open_all(
         url_notes::log(config);
     }
     let mut all_answered = true;
-    for part in needed.iter().filter(|part| !is_file(part)) {
+    for part in faces.parts().iter().filter(|part| !is_file(part)) {
         let answered = migrate_or_check(config, faces, migrate, *part, start).await;
         all_answered &= faults.take(answered).unwrap_or(false);
     }

@@ -154,7 +154,7 @@ impl StartupServer {
         match ports.ops {
             Some(listener) => drop(answering.spawn(async move {
                 if is_slow(&ops_stop).await {
-                    ops.serve(tokio::net::TcpListener::from_std(listener)?, ops_stop).await?;
+                    ops.serve(tokio::net::TcpListener::from_std(listener)?, ops_stop).await;
                 }
                 Ok(())
             })),

@@ -171,20 +171,14 @@ fn file(config: &Config, path: &Path, part: Component) -> SqliteFile {
     SqliteFile { path: path.to_owned(), schema, feed: Feed::of(config.settings.changes) }
 }
 
-/// Reads a secret key of Clerk's API.
+/// Points a configuration to this API of Clerk.
 ///
 /// # Errors
-/// The text is not a key. The error does not repeat it.
-pub(crate) fn secret_key(text: &str) -> anyhow::Result<SecretKey> {
-    Ok(SecretKey::parse(text)?)
-}
-
-/// Reads the URL of Clerk's API.
-///
-/// # Errors
-/// The text is not such a URL.
-pub(crate) fn api_url(text: &str) -> anyhow::Result<ApiUrl> {
-    Ok(ApiUrl::parse(text)?)
+/// A text is not a URL or a key. The error does not repeat it.
+pub(crate) fn use_clerk(config: &mut Config, url: &str, key: &str) -> anyhow::Result<()> {
+    config.settings.clerk_api_url = ApiUrl::parse(url)?;
+    config.settings.clerk_secret_key = Some(SecretKey::parse(key)?);
+    Ok(())
 }
 
 /// Creates the client of Clerk's API. Nothing is sent yet.

@@ -32,21 +32,16 @@ pub struct Found {
     pub unrecognized: u64,
 }
 
-/// Calls `visit` with the id, the state and the body of every message and every dead letter.
+/// Calls `visit` with the id, the state and the body of every message and every dead letter, which has no state.
 async fn scan(
     queue: &dyn QueueAdmin,
-    mut visit: impl FnMut(MessageId, Place, &[u8]),
+    mut visit: impl FnMut(MessageId, Option<MessageState>, &[u8]),
 ) -> Result<(), QueueError> {
     let mut after = None;
     loop {
         let page = queue.messages(after.as_ref(), MESSAGES_PAGE).await?;
         for message in page.messages {
-            let place = match message.state {
-                MessageState::Waiting => Place::Waiting,
-                MessageState::Delayed { .. } => Place::Delayed,
-                MessageState::Leased { .. } => Place::Leased,
-            };
-            visit(message.id, place, &message.body);
+            visit(message.id, Some(message.state), &message.body);
         }
         after = page.next;
         if after.is_none() {
@@ -61,7 +56,7 @@ async fn scan(
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.position);
         for letter in page {
-            visit(letter.id, Place::DeadLetter, &letter.body);
+            visit(letter.id, None, &letter.body);
         }
     }
 }
@@ -74,40 +69,25 @@ pub(super) async fn own_objects(queue: &dyn QueueAdmin, person: &mut Person) -> 
 /// Finds the messages of the person. Reads the addresses in messages that arrived since [`own_objects`], too.
 pub(super) async fn messages_of(queue: &dyn QueueAdmin, person: &mut Person) -> Result<Found, QueueError> {
     let mut found = Found::default();
-    scan(queue, |id, place, body| found.note(id, place, person.relation(body))).await?;
+    scan(queue, |id, state, body| found.note(id, state, person.relation(body))).await?;
     Ok(found)
 }
 
-/// State of a message in the queue.
-#[derive(Clone, Copy)]
-enum Place {
-    Waiting,
-    Delayed,
-    Leased,
-    DeadLetter,
-}
-
 impl Found {
-    fn note(&mut self, id: MessageId, place: Place, relation: Relation) {
+    fn note(&mut self, id: MessageId, state: Option<MessageState>, relation: Relation) {
         match relation {
             Relation::None => return,
-            Relation::Mention => {
-                self.mentions += 1;
-                return;
-            }
-            Relation::Unrecognized => {
-                self.unrecognized += 1;
-                return;
-            }
+            Relation::Mention => return self.mentions += 1,
+            Relation::Unrecognized => return self.unrecognized += 1,
             Relation::Own => {}
             Relation::Unreadable => self.unreadable += 1,
         }
         self.ids.push(id);
-        match place {
-            Place::Waiting => self.waiting += 1,
-            Place::Delayed => self.delayed += 1,
-            Place::Leased => self.leased += 1,
-            Place::DeadLetter => self.dead_letters += 1,
+        match state {
+            Some(MessageState::Waiting) => self.waiting += 1,
+            Some(MessageState::Delayed { .. }) => self.delayed += 1,
+            Some(MessageState::Leased { .. }) => self.leased += 1,
+            None => self.dead_letters += 1,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Collects the history of one id from store and queue.
 
-use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, RESOURCES, Resource, USERS};
+use rollbook_core::catalog::{ORGANIZATION_MEMBERSHIPS, ORGANIZATIONS, Resource, USERS};
 use rollbook_core::delivery::MessageId;
 use rollbook_core::queue::QueueAdmin;
 use rollbook_core::store::{LedgerEntry, Reads, RowView, StoreError};
@@ -14,6 +14,7 @@ use super::pending::{self, Pending};
 use super::queued::{self, Queued};
 use super::reading::subject_of;
 use super::row::{Membership, Row};
+use crate::lookup::row_of;
 use crate::resource_of_id;
 
 /// Ledger entries that are read in addition to the limit. A listed entry may have lost against one of them.
@@ -76,7 +77,7 @@ pub async fn explain(
 impl Stored {
     async fn read(store: &dyn Reads, question: &Question<'_>) -> Result<Self, StoreError> {
         let id = question.id;
-        let found = find(store, id).await?;
+        let found = row_of(store, id).await?;
         let entries = store.deliveries(id, question.limit + ENTRIES_EXTRA).await?;
         let resource = found.as_ref().map(|(resource, _)| *resource).or_else(|| guess(id, &entries));
         let row = match &found {
@@ -174,16 +175,6 @@ async fn among_others(store: &dyn Reads, entry: LedgerEntry) -> Result<Explained
     let explained = cause::explain_all(entries, row.as_ref()).into_iter();
     let this = explained.into_iter().find(|explained| explained.entry.message_id == entry.message_id);
     Ok(this.unwrap_or_else(|| cause::alone(entry)))
-}
-
-/// Returns the row with this id, from any table.
-async fn find(store: &dyn Reads, id: &str) -> Result<Option<(&'static Resource, RowView)>, StoreError> {
-    for resource in RESOURCES {
-        if let Some(row) = store.get(resource, id).await? {
-            return Ok(Some((resource, row)));
-        }
-    }
-    Ok(None)
 }
 
 /// Returns the kind of an id without a row.

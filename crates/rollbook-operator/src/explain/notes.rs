@@ -1,9 +1,7 @@
 //! Sentences about the limits of a history. They are part of the JSON.
 
-use std::time::Duration;
-
 use super::history::History;
-use crate::words::span;
+use crate::words::duration;
 
 /// Returns what the ledger does not show.
 pub(super) fn notes(history: &History) -> Vec<String> {
@@ -56,8 +54,4 @@ pub(super) fn meanings(history: &History) -> Vec<String> {
     meanings.push("- It was discarded, or its entry was removed when its subject was erased.".to_owned());
     meanings.push("- It arrived at another installation, with another queue and store.".to_owned());
     meanings
-}
-
-fn duration(kept_for: Duration) -> String {
-    span(i64::try_from(kept_for.as_millis()).unwrap_or(i64::MAX))
 }

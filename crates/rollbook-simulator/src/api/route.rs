@@ -7,7 +7,7 @@ const PAGING: [&str; 2] = ["limit", "offset"];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     /// Path with `{id}` in place of ids, for counts and faults.
-    pub(super) template: String,
+    pub(super) template: &'static str,
     pub(super) target: Target,
     /// Parameters beyond [`PAGING`] that the simulator knows.
     filters: &'static [&'static str],
@@ -21,8 +21,6 @@ pub(super) enum Target {
         table: &'static str,
         /// Id of the organization that the list belongs to.
         organization: Option<String>,
-        /// Whether the list is a bare array.
-        is_bare: bool,
     },
     One {
         table: &'static str,
@@ -37,87 +35,52 @@ const USER_FILTERS: &[&str] =
 const ORGANIZATION_FILTERS: &[&str] = &["organization_id", "include_members_count"];
 const MEMBER_FILTERS: &[&str] = &["user_id", "created_at_before", "created_at_after"];
 
+/// Paths of lists: the table that each one reads, and its filters. An id is that of the organization.
+const LISTS: [(&str, &str, &[&str]); 12] = [
+    ("/users", "users", USER_FILTERS),
+    ("/organizations", "organizations", ORGANIZATION_FILTERS),
+    ("/organizations/{id}/memberships", "organization_memberships", MEMBER_FILTERS),
+    ("/organizations/{id}/domains", "organization_domains", &[]),
+    ("/organizations/{id}/invitations", "organization_invitations", &["status"]),
+    ("/organization_memberships", "organization_memberships", &[]),
+    ("/organization_invitations", "organization_invitations", &["status"]),
+    ("/organization_domains", "organization_domains", &["organization_id"]),
+    ("/organization_roles", "roles", &[]),
+    ("/organization_permissions", "permissions", &[]),
+    ("/waitlist_entries", "waitlist_entries", &["status"]),
+    ("/billing/subscription_items", "subscription_items", &["status", "include_free", "paginated"]),
+];
+
+/// Paths of single objects and their tables. The last id is that of the object; one before it is its organization's.
+const OBJECTS: [(&str, &str); 5] = [
+    ("/users/{id}", "users"),
+    ("/organizations/{id}", "organizations"),
+    ("/organizations/{id}/invitations/{id}", "organization_invitations"),
+    ("/organization_roles/{id}", "roles"),
+    ("/organization_permissions/{id}", "permissions"),
+];
+
 impl Route {
     /// Returns the meaning of a path, which begins with `/v1`.
     pub(super) fn find(path: &str) -> Option<Self> {
-        let segments: Vec<String> = path.strip_prefix("/v1/")?.split('/').map(decoded).collect();
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        match segments.as_slice() {
-            ["instance"] => Some(Self::new("/instance", Target::Instance, &[])),
-            ["users", "count"] => Some(Self::new("/users/count", Target::Count("users"), USER_FILTERS)),
-            ["users"] => Some(Self::list("/users", "users", None, USER_FILTERS)),
-            ["organizations"] => {
-                Some(Self::list("/organizations", "organizations", None, ORGANIZATION_FILTERS))
-            }
-            ["organizations", id, "memberships"] => {
-                let template = "/organizations/{id}/memberships";
-                Some(Self::list(template, "organization_memberships", Some(id), MEMBER_FILTERS))
-            }
-            ["organizations", id, "domains"] => {
-                Some(Self::list("/organizations/{id}/domains", "organization_domains", Some(id), &[]))
-            }
-            ["organizations", id, "invitations"] => {
-                let template = "/organizations/{id}/invitations";
-                Some(Self::list(template, "organization_invitations", Some(id), &["status"]))
-            }
-            ["organizations", organization, "invitations", id] => {
-                let template = "/organizations/{id}/invitations/{id}";
-                Some(Self::one(template, "organization_invitations", id, Some(organization)))
-            }
-            ["users", id] => Some(Self::one("/users/{id}", "users", id, None)),
-            ["organizations", id] => Some(Self::one("/organizations/{id}", "organizations", id, None)),
-            ["organization_roles", id] => Some(Self::one("/organization_roles/{id}", "roles", id, None)),
-            ["organization_permissions", id] => {
-                Some(Self::one("/organization_permissions/{id}", "permissions", id, None))
-            }
-            _ => Self::list_of_instance(&segments),
+        let path = path.strip_prefix("/v1")?;
+        let of = |template, target, filters| Some(Self { template, target, filters });
+        if ids_of(path, "/instance").is_some() {
+            return of("/instance", Target::Instance, &[]);
         }
-    }
-
-    /// Returns the meaning of the path of a list of the whole instance.
-    fn list_of_instance(segments: &[&str]) -> Option<Self> {
-        let (template, table, filters): (_, _, &[&str]) = match segments {
-            ["organization_memberships"] => ("/organization_memberships", "organization_memberships", &[]),
-            ["organization_invitations"] => {
-                ("/organization_invitations", "organization_invitations", &["status"])
+        if ids_of(path, "/users/count").is_some() {
+            return of("/users/count", Target::Count("users"), USER_FILTERS);
+        }
+        for (template, table, filters) in LISTS {
+            if let Some(mut ids) = ids_of(path, template) {
+                return of(template, Target::List { table, organization: ids.pop() }, filters);
             }
-            ["organization_domains"] => {
-                ("/organization_domains", "organization_domains", &["organization_id"])
-            }
-            ["organization_roles"] => ("/organization_roles", "roles", &[]),
-            ["organization_permissions"] => ("/organization_permissions", "permissions", &[]),
-            ["waitlist_entries"] => ("/waitlist_entries", "waitlist_entries", &["status"]),
-            ["billing", "subscription_items"] => (
-                "/billing/subscription_items",
-                "subscription_items",
-                &["status", "include_free", "paginated"],
-            ),
-            _ => return None,
-        };
-        Some(Self::list(template, table, None, filters))
-    }
-
-    fn new(template: &str, target: Target, filters: &'static [&'static str]) -> Self {
-        Self { template: template.to_owned(), target, filters }
-    }
-
-    fn list(
-        template: &str,
-        table: &'static str,
-        organization: Option<&str>,
-        filters: &'static [&'static str],
-    ) -> Self {
-        let organization = organization.map(str::to_owned);
-        Self::new(template, Target::List { table, organization, is_bare: table == "users" }, filters)
-    }
-
-    fn one(template: &str, table: &'static str, id: &str, organization: Option<&str>) -> Self {
-        let organization = organization.map(str::to_owned);
-        Self::new(
-            template,
-            Target::One { table, id: id.to_owned(), organization },
-            &["include_members_count"],
-        )
+        }
+        OBJECTS.into_iter().find_map(|(template, table)| {
+            let mut ids = ids_of(path, template)?;
+            let target = Target::One { table, id: ids.pop()?, organization: ids.pop() };
+            of(template, target, &["include_members_count"])
+        })
     }
 
     /// Returns whether the simulator knows a parameter of this path.
@@ -154,6 +117,20 @@ impl Route {
             _ => &[],
         }
     }
+}
+
+/// Returns the ids in a path, decoded; `None` if it does not have the form of the template.
+fn ids_of(path: &str, template: &str) -> Option<Vec<String>> {
+    let (mut segments, mut ids) = (path.split('/').map(decoded), Vec::new());
+    for part in template.split('/') {
+        let segment = segments.next()?;
+        if part == "{id}" {
+            ids.push(segment);
+        } else if part != segment {
+            return None;
+        }
+    }
+    segments.next().is_none().then_some(ids)
 }
 
 /// Decodes a segment of a path. Unlike in a query, `+` stands for itself.

@@ -105,7 +105,7 @@ impl Api {
         let route = Route::find(request.uri().path());
         let header = |name: &str| request.headers().get(name)?.to_str().ok().map(str::to_owned);
         let mut seen = Request {
-            path: route.as_ref().map_or_else(|| "other".to_owned(), |route| route.template.clone()),
+            path: route.as_ref().map_or("other", |route| route.template).to_owned(),
             query: request.uri().query().unwrap_or_default().to_owned(),
             status: 0,
             version: header("clerk-api-version"),
@@ -190,10 +190,9 @@ impl Api {
                 let total = self.page(table, &query, fault)?.total;
                 Ok(json!({ "object": "total_count", "total_count": total }).to_string())
             }
-            Target::List { table, organization, is_bare } => {
-                let organizations =
-                    organization.as_deref().map(|id| self.objects.get("organizations", id, false));
-                if organizations == Some(None) {
+            Target::List { table, organization } => {
+                let is_unknown = |id: &String| self.objects.get("organizations", id, false).is_none();
+                if organization.as_ref().is_some_and(is_unknown) {
                     return Err(Problem::NoSuchObject);
                 }
                 if fault == Some(&Fault::LimitCutTo10) {
@@ -201,19 +200,19 @@ impl Api {
                 }
                 let page = self.page(table, &query, fault)?;
                 self.controls.page_is_read(seen);
-                Ok(list(&page, *is_bare))
+                Ok(list(&page, *table == "users"))
             }
             Target::One { table, id, organization } => {
-                let object = self
-                    .objects
-                    .get(table, id, query.with_members_count)
-                    .filter(|_| fault != Some(&Fault::EmptyPage));
-                let object = object.ok_or(Problem::NoSuchObject)?;
-                let belongs = organization.as_ref().is_none_or(|id| belongs_to(&object, id));
-                if !belongs {
-                    return Err(Problem::NoSuchObject);
-                }
-                Ok(fault.map_or_else(|| object.clone(), |fault| fault.spoiled(object.clone())))
+                let object = self.objects.get(table, id, query.with_members_count);
+                let is_there = |object: &String| {
+                    fault != Some(&Fault::EmptyPage)
+                        && organization.as_ref().is_none_or(|id| belongs_to(object, id))
+                };
+                let object = object.filter(is_there).ok_or(Problem::NoSuchObject)?;
+                Ok(match fault {
+                    Some(fault) => fault.spoiled(object),
+                    None => object,
+                })
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Objects other than users, organizations and memberships: random actions on them, and their events.
 
 use super::Instance;
-use crate::model::Entity;
 use crate::model::access::{Domain, Entry, Invitation, Permission, Role, Session};
 use crate::model::billing::{Attempt, Item, Subscription};
+use crate::model::{Entity, row};
 
 /// Objects that can still change.
 #[derive(Default)]
@@ -88,17 +88,6 @@ impl Instance {
         }
     }
 
-    /// Stops changing the sessions of a deleted user. No events are emitted.
-    pub(super) fn forget_user(&mut self, id: &str) {
-        self.others.sessions.retain(|session| session.user_id != id);
-    }
-
-    /// Stops changing the invitations and domains of a deleted organization. No events are emitted.
-    pub(super) fn forget_organization(&mut self, id: &str) {
-        self.others.invitations.retain(|invitation| invitation.organization_id != id);
-        self.others.domains.retain(|domain| domain.organization_id != id);
-    }
-
     /// Emits an event about one object of a list: the one at index `at`, or the last. Records its row.
     pub(super) fn announce<T: Entity>(
         &mut self,
@@ -111,8 +100,9 @@ impl Instance {
         let Some(one) = list.get_mut(at) else { return };
         let event_at = one.times().next_event(self.now, &mut self.rng);
         let data = one.data(&self.templates);
-        let (id, columns) = (one.id().to_owned(), one.columns(data.clone()));
-        self.note(T::TABLE, &id, columns);
+        let (id, times, mut stored) = (one.id().to_owned(), *one.times(), data.clone());
+        let own = one.columns(&mut stored);
+        self.note(T::TABLE, &id, row(&id, times, &stored, own));
         self.emit(event_type, event_at, data);
     }
 

@@ -3,7 +3,7 @@
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Entity, Object, Times, data_of, id_and_times, iso, object, payload, row, with};
+use super::{Entity, Object, Times, data_of, id_and_times, iso, object, payload, with};
 
 /// Invitation URL with a sign-in ticket. The ticket grants access, so it must not be in any row.
 const TICKET: &str =
@@ -137,9 +137,9 @@ impl Entity for Invitation {
         data
     }
 
-    fn columns(&self, mut data: Object) -> Object {
+    fn columns(&self, data: &mut Object) -> Value {
         data.remove("url");
-        let own = json!({
+        json!({
             "organization_id": self.organization_id,
             "inviter_id": self.inviter_id,
             "user_id": self.user_id,
@@ -149,8 +149,7 @@ impl Entity for Invitation {
             "expires_at": iso(self.expires_at),
             "public_metadata": self.public_metadata,
             "private_metadata": {},
-        });
-        row(&self.id, self.times, &data, own)
+        })
     }
 }
 
@@ -177,8 +176,8 @@ impl Entity for Domain {
         payload(&templates.domain, &self.id, self.times, changes)
     }
 
-    fn columns(&self, data: Object) -> Object {
-        let own = json!({
+    fn columns(&self, _: &mut Object) -> Value {
+        json!({
             "organization_id": self.organization_id,
             "name": self.name,
             "enrollment_mode": self.enrollment_mode,
@@ -186,8 +185,7 @@ impl Entity for Domain {
             "affiliation_email_address": self.affiliation_email_address,
             "total_pending_invitations": self.pending,
             "total_pending_suggestions": 0,
-        });
-        row(&self.id, self.times, &data, own)
+        })
     }
 }
 
@@ -211,8 +209,8 @@ impl Entity for Session {
         payload(&templates.access.session, &self.id, self.times, changes)
     }
 
-    fn columns(&self, data: Object) -> Object {
-        let own = json!({
+    fn columns(&self, _: &mut Object) -> Value {
+        json!({
             "user_id": self.user_id,
             "client_id": self.client_id,
             "status": self.status,
@@ -221,8 +219,7 @@ impl Entity for Session {
             "last_active_at": iso(self.last_active_at),
             "expire_at": iso(self.expire_at),
             "abandon_at": iso(self.abandon_at),
-        });
-        row(&self.id, self.times, &data, own)
+        })
     }
 }
 
@@ -242,15 +239,14 @@ impl Entity for Role {
         payload(&templates.access.role, &self.id, self.times, changes)
     }
 
-    fn columns(&self, data: Object) -> Object {
-        let own = json!({
+    fn columns(&self, _: &mut Object) -> Value {
+        json!({
             "name": self.name,
             "key": self.key,
             "description": self.description,
             "is_creator_eligible": self.is_creator_eligible,
             "permissions": self.permissions,
-        });
-        row(&self.id, self.times, &data, own)
+        })
     }
 }
 
@@ -269,14 +265,13 @@ impl Entity for Permission {
         payload(&templates.access.permission, &self.id, self.times, changes)
     }
 
-    fn columns(&self, data: Object) -> Object {
-        let own = json!({
+    fn columns(&self, _: &mut Object) -> Value {
+        json!({
             "name": self.name,
             "key": self.key,
             "description": self.description,
             "type": "custom",
-        });
-        row(&self.id, self.times, &data, own)
+        })
     }
 }
 
@@ -300,16 +295,15 @@ impl Entity for Entry {
         payload(&templates.entry, &self.id, self.times, changes)
     }
 
-    fn columns(&self, mut data: Object) -> Object {
+    fn columns(&self, data: &mut Object) -> Value {
         if let Some(Value::Object(invitation)) = data.get_mut("invitation") {
             invitation.remove("url");
         }
-        let own = json!({
+        json!({
             "email_address": self.email_address,
             "status": self.status,
             "is_locked": self.is_locked,
             "invitation_id": self.invitation_id,
-        });
-        row(&self.id, self.times, &data, own)
+        })
     }
 }

@@ -3,7 +3,7 @@
 use rollbook_core::time::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Entity, Object, Times, data_of, id_and_times, iso, object, payload, row, with};
+use super::{Entity, Object, Times, data_of, id_and_times, iso, object, payload, with};
 
 /// Paying user or organization.
 #[derive(Clone)]
@@ -138,8 +138,8 @@ impl Entity for Subscription {
         payload(&templates.billing.subscription, &self.id, self.times, changes)
     }
 
-    fn columns(&self, data: Object) -> Object {
-        let own = json!({
+    fn columns(&self, _: &mut Object) -> Value {
+        json!({
             "status": self.status,
             "payer_id": self.payer.id,
             "user_id": self.payer.user_id,
@@ -150,8 +150,7 @@ impl Entity for Subscription {
             "past_due_at": self.past_due_at.map(iso),
             "canceled_at": self.canceled_at.map(iso),
             "ended_at": self.ended_at.map(iso),
-        });
-        row(&self.id, self.times, &data, own)
+        })
     }
 }
 
@@ -184,8 +183,8 @@ impl Entity for Item {
         payload(&templates.billing.item, &self.id, self.times, changes)
     }
 
-    fn columns(&self, data: Object) -> Object {
-        let own = json!({
+    fn columns(&self, _: &mut Object) -> Value {
+        json!({
             "subscription_id": self.subscription_id,
             "payer_id": self.payer.id,
             "user_id": self.payer.user_id,
@@ -200,8 +199,7 @@ impl Entity for Item {
             "seats": self.seats,
             "period_start": iso(self.period_start),
             "period_end": self.period_end.map(iso),
-        });
-        row(&self.id, self.times, &data, own)
+        })
     }
 }
 
@@ -236,8 +234,8 @@ impl Entity for Attempt {
         data
     }
 
-    fn columns(&self, data: Object) -> Object {
-        let own = json!({
+    fn columns(&self, _: &mut Object) -> Value {
+        json!({
             "payment_id": self.payment_id,
             "invoice_id": self.invoice_id,
             "statement_id": self.statement_id,
@@ -254,7 +252,6 @@ impl Entity for Attempt {
             "billing_date": iso(self.billing_date),
             "paid_at": self.paid_at.map(iso),
             "failed_at": self.failed_at.map(iso),
-        });
-        row(&self.id, self.times, &data, own)
+        })
     }
 }

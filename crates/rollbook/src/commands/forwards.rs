@@ -117,15 +117,10 @@ pub(super) async fn failed(store: &dyn FullStore, arguments: Failed) -> anyhow::
     let waiting: u64 =
         all.iter().filter(|of| name.is_none_or(|name| name == of.name)).map(|of| of.waiting).sum();
     if waiting > 0 && !arguments.waiting {
-        text = format!("{text}\n{} for another attempt: --waiting", many_wait(waiting));
+        let wait = if waiting == 1 { "waits" } else { "wait" };
+        text = format!("{text}\n{} {wait} for another attempt: --waiting", many(waiting, "change"));
     }
     Ok(print(&text)?)
-}
-
-/// `1 change waits`, `3 changes wait`.
-fn many_wait(number: u64) -> String {
-    let verb = if number == 1 { "waits" } else { "wait" };
-    format!("{} {verb}", many(number, "change"))
 }
 
 fn recorded_cells(recorded: &RecordedChange) -> [String; 10] {

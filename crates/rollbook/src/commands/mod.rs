@@ -27,7 +27,7 @@ use crate::cli::{Cli, Command};
 use crate::config::{Config, Environment, Examined, Problems, missing_secret};
 use crate::faces::Faces;
 use crate::flags::SettingFlags;
-use crate::wire::{self, Component};
+use crate::wire;
 use crate::{logging, output};
 
 /// Runs the command.
@@ -78,9 +78,8 @@ fn load_for(settings: &SettingFlags, faces: Faces) -> anyhow::Result<Config> {
     if faces.receiver && !has_secret {
         problems.0.extend(missing_secret(&hints).0);
     }
-    let parts: &[Component] = if faces.worker { &Component::ALL } else { &[Component::Queue] };
     if let Some(config) = &config {
-        let wrong = parts.iter().filter_map(|part| wire::check_server(config, *part).err());
+        let wrong = faces.parts().iter().filter_map(|part| wire::check_server(config, *part).err());
         problems.0.extend(wrong.flat_map(|wrong| wrong.0));
     }
     problems.check()?;

@@ -9,7 +9,7 @@ use rollbook_core::queue::{DeadLetterFilter, QueueAdmin, QueueStats};
 use rollbook_core::retry::Reason;
 use rollbook_core::store::PendingCascades;
 use rollbook_core::time::{Clock, Timestamp};
-use rollbook_operator::words::{many, span, thousands};
+use rollbook_operator::words::{duration, many, thousands};
 use rollbook_reconciler::Status;
 use serde_json::json;
 
@@ -121,11 +121,11 @@ fn of_rows(status: &Status, now: Timestamp, walk: Duration) -> Vec<String> {
             )),
             (Some(_), Some(at)) if now.since(of.in_sync_at().unwrap_or(at)) > walk => reasons.push(format!(
                 "{resource}: last reconciled {} ago{}, and {} is allowed. Fix: rollbook reconcile",
-                age(now.since(at)),
+                duration(now.since(at)),
                 of.numbers_equal_at.filter(|equal| *equal > at).map_or_else(String::new, |equal| {
-                    format!(", its number of rows last equal to Clerk's {} ago", age(now.since(equal)))
+                    format!(", its number of rows last equal to Clerk's {} ago", duration(now.since(equal)))
                 }),
-                age(walk)
+                duration(walk)
             )),
             _ => {}
         }
@@ -150,8 +150,8 @@ fn of_cascades(left: &PendingCascades, now: Timestamp, max_age: Duration) -> Opt
     Some(format!(
         "store: the child rows of {} deleted parents wait for {}, and {} is allowed. Fix: rollbook doctor",
         thousands(left.parents),
-        age(waits),
-        age(max_age)
+        duration(waits),
+        duration(max_age)
     ))
 }
 
@@ -161,8 +161,8 @@ fn of_queue(stats: &QueueStats, dead: u64, now: Timestamp, max_age: Duration) ->
         format!(
             "queue: the oldest of {} messages waits for {}, and {} is allowed. Fix: rollbook doctor",
             thousands(stats.depth()),
-            age(waits),
-            age(max_age)
+            duration(waits),
+            duration(max_age)
         )
     });
     let dead = (dead > 0).then(|| {
@@ -173,10 +173,6 @@ fn of_queue(stats: &QueueStats, dead: u64, now: Timestamp, max_age: Duration) ->
         )
     });
     late.into_iter().chain(dead).collect()
-}
-
-fn age(age: Duration) -> String {
-    span(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

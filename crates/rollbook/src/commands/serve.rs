@@ -58,8 +58,7 @@ async fn serve(config: Arc<Config>, read_all: ReadAll, faces: Faces, migrate: bo
         tracing::info!("stopped before it was ready");
         return Ok(());
     };
-    let used = if faces.worker { &Component::ALL[..] } else { &[Component::Queue] };
-    for Weakness { what, fix } in file_modes::weaknesses(&config, used) {
+    for Weakness { what, fix } in file_modes::weaknesses(&config, faces.parts()) {
         tracing::warn!(fix, "{what}");
     }
     // The service takes the registry: every metric is there before the first scrape.

@@ -13,6 +13,7 @@ use rollbook_core::time::Clock as _;
 use rollbook_session::limits::{COOKIE_BYTES_MAX, TOKEN_BYTES_RANGE};
 use rollbook_session::unverified::Unverified;
 use rollbook_session::{Refusal, Verdict, Version, Weights, verify, weigh};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::on_all_cores;
@@ -32,8 +33,9 @@ const HEAVIEST: usize = 10;
 const AROUND_BYTES_MAX: usize = 1024;
 
 /// Result of one check.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Check {
+    #[serde(rename = "check")]
     name: &'static str,
     /// `ok`, `warning`, `failed` or `skipped`.
     state: &'static str,
@@ -175,10 +177,6 @@ fn parsed(text: &str) -> Value {
 
 impl Inspected {
     fn json(&self) -> Value {
-        let checks = self
-            .checks
-            .iter()
-            .map(|of| json!({ "check": of.name, "state": of.state, "reason": of.reason, "found": of.found }));
         let claims =
             self.weights.claims.iter().map(
                 |claim| json!({ "name": claim.name, "bytes": claim.bytes, "is_custom": claim.is_custom }),
@@ -192,7 +190,7 @@ impl Inspected {
         json!({
             "header": parsed(self.token.header()),
             "claims": parsed(self.token.claims()),
-            "checks": checks.collect::<Vec<Value>>(),
+            "checks": self.checks,
             "size": size,
         })
     }

@@ -34,27 +34,16 @@ against it (`UPDATE=1 cargo test -p rollbook reference` writes it anew).
 /// Returns the page.
 pub(crate) fn page() -> String {
     let (mut page, mut section) = (HEAD.to_owned(), "");
-    for setting in SETTINGS.iter() {
+    let alone = SETTINGS.iter().map(|setting| (*setting, "", facts(setting)));
+    let of_forwards = ForwardGroup::declarations().into_iter();
+    let of_forwards = of_forwards.map(|setting| (setting, " of a forward", group_facts(setting)));
+    for (setting, of, facts) in alone.chain(of_forwards) {
         let (title, about) = setting.section;
         if std::mem::replace(&mut section, title) != title {
             // Writing to a String can't fail.
             let _ = write!(page, "\n## {title}\n\n{about}\n");
         }
-        let _ = write!(page, "\n### `{}`\n\n{}.\n\n{}", setting.key, setting.sentence(), facts(setting));
-    }
-    section = "";
-    for setting in ForwardGroup::declarations() {
-        let (title, about) = setting.section;
-        if std::mem::replace(&mut section, title) != title {
-            let _ = write!(page, "\n## {title}\n\n{about}\n");
-        }
-        let _ = write!(
-            page,
-            "\n### `{}` of a forward\n\n{}.\n\n{}",
-            setting.key,
-            setting.sentence(),
-            group_facts(setting)
-        );
+        let _ = write!(page, "\n### `{}`{of}\n\n{}.\n\n{facts}", setting.key, setting.sentence());
     }
     page
 }

@@ -1,6 +1,5 @@
 //! The last lines of the change feed: what an application would have been notified of.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use rollbook_core::store::{ChangesQuery, FeedState, FullStore, Position};
@@ -46,22 +45,13 @@ pub(crate) fn text(changes: &LastChanges, style: Style) -> String {
         return String::new();
     }
     let heading = format!("last of {} changes", thousands(*last));
-    let mut table = Table::new(&[&heading, "kind", "resource", "id", "origin"]);
-    for line in lines {
-        table.row([
-            line.position.to_string(),
-            line.kind.to_string(),
-            line.resource.clone(),
-            line.subject_id.clone(),
-            line.origin.to_string(),
-        ]);
-    }
-    let mut text = String::from("\n");
-    for (index, line) in table.to_string().lines().enumerate() {
-        // Writing to a String can't fail.
-        let _ = writeln!(text, "  {}", if index == 0 { style.dim(line) } else { line.to_owned() });
-    }
-    text + "  Each real change once, in the order of the commits: ops/REACTING.md has what to do with them.\n"
+    let cells = |line: &ChangeView| {
+        let (resource, id) = (line.resource.clone(), line.subject_id.clone());
+        [line.position.to_string(), line.kind.to_string(), resource, id, line.origin.to_string()]
+    };
+    let table = Table::new(&[&heading, "kind", "resource", "id", "origin"]).with(lines.iter().map(cells));
+    table.indented(style)
+        + "  Each real change once, in the order of the commits: ops/REACTING.md has what to do with them.\n"
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use rollbook_core::time::Timestamp;
 use rollbook_simulator::history::History;
+use serde::Serialize;
 use serde_json::Value;
 
 /// Objects on the largest page of Clerk's API. The job reads one page.
@@ -13,9 +14,10 @@ const PAGE: usize = 500;
 const LATER_SHARE: usize = 20;
 
 /// Damage of the nightly job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Naive {
     /// Users at Clerk.
+    #[serde(rename = "users")]
     pub(crate) living: usize,
     /// Rows of living users that the job deletes.
     pub(crate) wrongly_deleted: usize,

@@ -25,8 +25,8 @@ pub(crate) struct Places {
     queue: Option<Place>,
     store: Option<Place>,
     schema: String,
-    made_queue: bool,
-    made_schema: bool,
+    /// Parts on servers that the demo made.
+    made: Vec<Component>,
 }
 
 impl Places {
@@ -38,7 +38,7 @@ impl Places {
         let queue = server("--queue", arguments.queue.as_deref(), Role::Queue)?;
         let store = server("--store", arguments.store.as_deref(), Role::Store)?;
         let schema = format!("rollbook_demo_{seed}");
-        Ok(Self { home: Home::new(folder)?, queue, store, schema, made_queue: false, made_schema: false })
+        Ok(Self { home: Home::new(folder)?, queue, store, schema, made: Vec::new() })
     }
 
     /// Returns the place of the queue.
@@ -84,7 +84,7 @@ impl Places {
                 let fix = "name an empty database of it, such as redis://HOST:6379/9";
                 return Err(Problems::one("--queue", wrong, fix).into());
             }
-            self.made_queue = true;
+            self.made.push(Component::Queue);
         }
         wire::apply_migrations(config, Component::Queue, &CancellationToken::new())
             .await
@@ -98,7 +98,7 @@ impl Places {
                 let fix = format!("give another --seed, or drop it: DROP SCHEMA {} CASCADE", self.schema);
                 return Err(Problems::one("--store", wrong, fix).into());
             }
-            self.made_schema = true;
+            self.made.push(Component::Store);
         }
         wire::apply_migrations(config, Component::Store, &CancellationToken::new())
             .await
@@ -111,22 +111,8 @@ impl Places {
         if keep {
             return self.home.keep();
         }
-        let removed = [
-            (
-                Component::Queue,
-                if self.made_queue { wire::backend(config, Component::Queue).remove().await } else { Ok(()) },
-            ),
-            (
-                Component::Store,
-                if self.made_schema {
-                    wire::backend(config, Component::Store).remove().await
-                } else {
-                    Ok(())
-                },
-            ),
-        ];
-        for (part, removed) in removed {
-            if let Err(why) = removed {
+        for part in self.made {
+            if let Err(why) = wire::backend(config, part).remove().await {
                 say(&format!("rollbook: {} is left behind: {why}", wire::describe(config, part)));
             }
         }

@@ -50,8 +50,7 @@ pub(super) async fn start_clerk(history: &History, config: &mut Config) -> anyho
     };
     let key = settings.key.clone();
     let clerk = ClerkApi::start(state, settings).await.context("the simulated Clerk API can't start")?;
-    config.settings.clerk_secret_key = Some(wire::secret_key(&key)?);
-    config.settings.clerk_api_url = wire::api_url(&clerk.url())?;
+    wire::use_clerk(config, &clerk.url(), &key)?;
     (config.settings.reconcile_every, config.settings.reconcile_check_every) = (None, None);
     Ok(clerk)
 }

@@ -9,7 +9,7 @@ use rollbook_core::queue::Durability;
 use rollbook_operator::words::thousands;
 use serde_json::{Value, json};
 
-use super::findings::Findings;
+use super::findings::{Findings, Person};
 use super::repaired::{reconciliation, repaired};
 use super::{CONNECTIONS, changes, counts::Counts};
 use crate::output::{Style, Table, harmless, span};
@@ -142,16 +142,12 @@ fn outcomes(counts: &[Counts], style: Style) -> String {
 }
 
 fn people(findings: &Findings, style: Style) -> String {
-    let mut table = Table::new(&["a few rows (invented)", "name", "primary e-mail", "organization", "role"]);
-    for person in &findings.peek {
-        let cells = [&person.id, &person.name, &person.email, &person.organization, &person.role];
-        table.row(cells.map(String::clone));
-    }
-    let mut text = String::from("\n");
-    for (index, line) in table.to_string().lines().enumerate() {
-        let _ = writeln!(text, "  {}", if index == 0 { style.dim(line) } else { line.to_owned() });
-    }
-    text
+    let cells = |person: &Person| {
+        [&person.id, &person.name, &person.email, &person.organization, &person.role].map(String::clone)
+    };
+    Table::new(&["a few rows (invented)", "name", "primary e-mail", "organization", "role"])
+        .with(findings.peek.iter().map(cells))
+        .indented(style)
 }
 
 fn verdict(findings: &Findings, style: Style) -> String {
@@ -254,12 +250,7 @@ pub(crate) fn json(findings: &Findings, surroundings: &Surroundings) -> Value {
         "rows_equal": findings.comparison.equal,
         "rows_equal_by_webhooks": findings.by_webhooks.equal,
         "reconciliation": reconciliation(&findings.repair),
-        "naive": findings.naive.map(|naive| json!({
-            "users": naive.living,
-            "wrongly_deleted": naive.wrongly_deleted,
-            "overwritten": naive.overwritten,
-            "brought_back": naive.brought_back,
-        })),
+        "naive": findings.naive,
         "last_position": findings.changes.last,
         "changes": findings.changes.lines,
         "rows_missing": findings.comparison.missing.len(),

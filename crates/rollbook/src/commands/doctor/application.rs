@@ -5,11 +5,12 @@ use std::time::Duration;
 use rollbook_http::client::{Answer, Connection, RequestError};
 use rollbook_operator::words::thousands;
 
+use super::ASK_TIMEOUT;
 use super::finding::{Finding, failed, ok, skipped, warning};
 use super::samples::sample;
-use super::{ASK_TIMEOUT, Needs};
 use crate::commands::healthcheck::reachable;
 use crate::config::Config;
+use crate::faces::Faces;
 
 const API: &str = "api";
 const SEQUENCER: &str = "sequencer";
@@ -19,7 +20,7 @@ const PENDING: &str = "rollbook_changes_pending_seconds";
 const PENDING_MAX: Duration = Duration::from_secs(60);
 
 /// Checks the API at `api_listen`; `None` for a receiver, which has none.
-pub(super) async fn api(config: &Config, needs: &Needs) -> Option<Finding> {
+pub(super) async fn api(config: &Config, needs: Faces) -> Option<Finding> {
     if !needs.worker {
         return None;
     }
@@ -53,10 +54,9 @@ pub(super) async fn api(config: &Config, needs: &Needs) -> Option<Finding> {
         return Some(warning(API, found, "changes = yes, then rollbook migrate; or leave api_listen out"));
     }
     let tokens = if tokens == 1 { "1 token is".to_owned() } else { format!("{tokens} tokens are") };
-    Some(ok(
-        API,
-        format!("it answers at http://{address}, and refuses a request without a token; {tokens} set"),
-    ))
+    let found =
+        format!("it answers at http://{address}, and refuses a request without a token; {tokens} set");
+    Some(ok(API, found))
 }
 
 /// Reports whether the process that runs here gives positions; `None` if it is not a worker, or the feed is off.
@@ -79,10 +79,8 @@ pub(super) fn sequencer(config: &Config, metrics: &str) -> Option<Finding> {
         0 => "there was none yet".to_owned(),
         _ => format!("the last position is {}", thousands(position)),
     };
-    Some(ok(
-        SEQUENCER,
-        format!("the worker gives changes of rows their positions in the change feed; {last}"),
-    ))
+    let found = format!("the worker gives changes of rows their positions in the change feed; {last}");
+    Some(ok(SEQUENCER, found))
 }
 
 #[cfg(test)]

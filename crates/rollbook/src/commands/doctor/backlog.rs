@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rollbook_core::queue::{Audit, QueueStats};
 use rollbook_core::time::Timestamp;
-use rollbook_operator::words::{many, span, thousands};
+use rollbook_operator::words::{duration, many, thousands};
 
 use super::WAITS_MAX;
 use super::finding::{Finding, failed, ok, skipped, warning};
@@ -23,7 +23,7 @@ pub(super) fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Find
     let waits = stats.oldest_received_at.map(|at| now.since(at)).unwrap_or_default();
     let mut found = format!("the queue holds {} of at most {} messages", thousands(depth), thousands(limit));
     if stats.ready > 0 {
-        found = format!("{found}, the oldest for {}", waited(waits));
+        found = format!("{found}, the oldest for {}", duration(Duration::from_secs(waits.as_secs())));
     }
     let fix = "see that a worker runs (rollbook serve or work) and that the lines process and store are ok; rollbook top shows \
                whether the number falls. If workers are too slow, start more, or raise queue_depth_max";
@@ -39,10 +39,6 @@ pub(super) fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Find
 }
 
 /// Formats a wait, in whole seconds.
-fn waited(wait: Duration) -> String {
-    span(i64::try_from(wait.as_secs().saturating_mul(1_000)).unwrap_or(i64::MAX))
-}
-
 /// Reports messages that could not be applied.
 pub(super) fn dead_letters(stats: &QueueStats) -> Finding {
     match stats.dead {
@@ -60,18 +56,14 @@ pub(super) fn audit(audited: Result<Audit, String>) -> Finding {
     let audit = match audited {
         Ok(audit) => audit,
         Err(why) => {
-            return skipped(
-                AUDIT,
-                format!("not done here: {why}; every worker does it at its start and each hour"),
-            );
+            let why = format!("not done here: {why}; every worker does it at its start and each hour");
+            return skipped(AUDIT, why);
         }
     };
     let Audit { messages, stranded, dangling, notes } = &audit;
     if audit.is_clean() {
-        return ok(
-            AUDIT,
-            format!("the queue's index is right: {}, and each can be found", many(*messages, "message")),
-        );
+        let messages = many(*messages, "message");
+        return ok(AUDIT, format!("the queue's index is right: {messages}, and each can be found"));
     }
     let mut wrong = notes.clone();
     let count = |count: u64, what: &str| (count > 0).then(|| format!("{} {what}", thousands(count)));

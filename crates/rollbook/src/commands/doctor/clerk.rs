@@ -1,17 +1,17 @@
 //! Checks of Clerk's API: the secret key, its instance, Clerk's clock, and the reconciliation that uses them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rollbook_core::source::{Instance, Source as _, SourceError};
 use rollbook_core::store::{Freshness, FullStore, RunState, StoreError};
 use rollbook_core::time::{Clock, Timestamp};
-use rollbook_operator::words::{span, thousands};
+use rollbook_operator::words::{duration, thousands};
 use rollbook_reconciler::{CLOCK_SKEW_MAX, RunView, Status};
 
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs, in_time};
+use super::{ASK_TIMEOUT, in_time};
 use crate::config::{Config, SECRET_KEY_FIX};
+use crate::faces::Faces;
 use crate::wire;
 
 const KEY: &str = "clerk_key";
@@ -23,7 +23,7 @@ const RECONCILE: &str = "reconcile";
 const RUNS: usize = 20;
 
 /// Checks the key and the last reconciliation, with one request to Clerk.
-pub(super) async fn api(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
+pub(super) async fn api(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
         return vec![skipped(KEY, "only a worker uses one")];
     }
@@ -103,32 +103,25 @@ fn judge_instance(found: &str, configured: Option<&str>, known: &[String], runs:
     let (expected, known_by) = match (configured, known, of_run) {
         (Some(id), _, _) => (id, "CLERK_INSTANCE_ID"),
         (None, [_, _, ..], _) => {
-            return failed(
-                INSTANCE,
-                format!(
-                    "the rows of the store come from several Clerk instances: {}. No reconciliation runs",
-                    known.join(", ")
-                ),
-                "set CLERK_INSTANCE_ID to the instance that this store is for, for the workers too",
+            let known = known.join(", ");
+            let found = format!(
+                "the rows of the store come from several Clerk instances: {known}. No reconciliation runs"
             );
+            let fix = "set CLERK_INSTANCE_ID to the instance that this store is for, for the workers too";
+            return failed(INSTANCE, found, fix);
         }
         (None, [id], _) => (id.as_str(), "the store, by its events and runs,"),
         (None, [], Some(id)) => (id, "the last reconciliation"),
         (None, [], None) => {
-            return ok(
-                INSTANCE,
-                format!("{found}; nothing to compare it with before the first reconciliation"),
-            );
+            let found = format!("{found}; nothing to compare it with before the first reconciliation");
+            return ok(INSTANCE, found);
         }
     };
     if found == expected {
         return ok(INSTANCE, format!("{found}, as {known_by} says"));
     }
-    failed(
-        INSTANCE,
-        format!("the key is of {found}, and {known_by} says {expected}: no reconciliation runs"),
-        "set the secret key of the rows' instance, or the right CLERK_INSTANCE_ID",
-    )
+    let found = format!("the key is of {found}, and {known_by} says {expected}: no reconciliation runs");
+    failed(INSTANCE, found, "set the secret key of the rows' instance, or the right CLERK_INSTANCE_ID")
 }
 
 fn judge_clock(now: Timestamp, instance: &Instance) -> Finding {
@@ -138,11 +131,8 @@ fn judge_clock(now: Timestamp, instance: &Instance) -> Finding {
     if skew <= CLOCK_SKEW_MAX {
         return ok(CLOCK, format!("within {} s of Clerk's clock", CLOCK_SKEW_MAX.as_secs()));
     }
-    warning(
-        CLOCK,
-        format!("this machine's clock is {} {way} Clerk's", millis(skew)),
-        "set it by NTP: timedatectl set-ntp true",
-    )
+    let found = format!("this machine's clock is {} {way} Clerk's", duration(skew));
+    warning(CLOCK, found, "set it by NTP: timedatectl set-ntp true")
 }
 
 /// Returns the run to judge: the last of all resources, or where none is known the last of any.
@@ -156,34 +146,27 @@ fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
     let waiting: u64 = status.waiting.iter().map(|waiting| waiting.count).sum();
     if waiting > 0 {
         let found = format!("{} objects wait for you", thousands(waiting));
-        return warning(
-            RECONCILE,
-            found,
-            "rollbook reconcile status names them, with the command that settles them",
-        );
+        let fix = "rollbook reconcile status names them, with the command that settles them";
+        return warning(RECONCILE, found, fix);
     }
     let Some(run) = judged(&status.runs) else {
-        return match every {
-            Some(_) => ok(RECONCILE, "none has run yet: a worker begins the first one by itself"),
-            None => warning(
-                RECONCILE,
-                "none has run yet, and workers start none (reconcile_every)",
-                "rollbook reconcile",
-            ),
-        };
+        if every.is_some() {
+            return ok(RECONCILE, "none has run yet: a worker begins the first one by itself");
+        }
+        let found = "none has run yet, and workers start none (reconcile_every)";
+        return warning(RECONCILE, found, "rollbook reconcile");
     };
     let ended = run.finished_at.unwrap_or(run.saved_at);
     let ago = now.since(ended);
     let why = run.error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-    let found = format!("the last run was {} ago: {}{why}", millis(ago), run.state.as_str());
+    let found = format!("the last run was {} ago: {}{why}", duration(ago), run.state.as_str());
     let is_late = every.is_some_and(|every| ago > every * 2);
     match run.state {
         RunState::Failed => warning(RECONCILE, found, "remove the reason, then: rollbook reconcile"),
-        _ if is_late => warning(
-            RECONCILE,
-            found,
-            "check that a worker is running with CLERK_SECRET_KEY (rollbook serve or work)",
-        ),
+        _ if is_late => {
+            let fix = "check that a worker is running with CLERK_SECRET_KEY (rollbook serve or work)";
+            warning(RECONCILE, found, fix)
+        }
         RunState::Running if run.error.is_some() => {
             warning(RECONCILE, found, "rollbook reconcile --resume continues it")
         }
@@ -191,12 +174,10 @@ fn last_run(config: &Config, status: &Status, now: Timestamp) -> Finding {
     }
 }
 
-fn millis(span_of: Duration) -> String {
-    span(i64::try_from(span_of.as_millis()).unwrap_or(i64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rollbook_core::source::RECONCILED;
     use rollbook_reconciler::{ResourceProgress, ResourceView};
 

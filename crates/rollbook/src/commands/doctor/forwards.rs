@@ -43,11 +43,8 @@ fn judge(view: &ForwardView, now: Timestamp) -> Finding {
     let name = &view.forward;
     if let Some(reason) = &view.stop_reason {
         let found = format!("{name} stopped, and sends nothing: {reason}");
-        return failed(
-            FORWARDS,
-            found,
-            format!("when the endpoint is right: rollbook changes resume {name}"),
-        );
+        let fix = format!("when the endpoint is right: rollbook changes resume {name}");
+        return failed(FORWARDS, found, fix);
     }
     if view.state == ForwardActivity::New {
         return ok(FORWARDS, format!("{name} begins when a worker runs with it"));
@@ -79,11 +76,8 @@ fn judge(view: &ForwardView, now: Timestamp) -> Finding {
         return warning(FORWARDS, format!("{at}{}", waiting(view)), fix);
     }
     if view.last - view.position.min(view.last) > BEHIND_MAX {
-        return warning(
-            FORWARDS,
-            at,
-            "check that the endpoint answers fast, or raise the forward's concurrency",
-        );
+        let fix = "check that the endpoint answers fast, or raise the forward's concurrency";
+        return warning(FORWARDS, at, fix);
     }
     ok(FORWARDS, at)
 }

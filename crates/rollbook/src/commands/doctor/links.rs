@@ -6,17 +6,18 @@ use rollbook_core::protection::Protection;
 use rollbook_core::time::Clock;
 
 use super::finding::{Finding, Findings, ok, skipped, warning};
-use super::{Needs, in_time};
+use super::in_time;
 use crate::config::Config;
+use crate::faces::Faces;
 use crate::links::CLEAR;
 use crate::wire::{self, Component};
 
 const ENCRYPTION: &str = "encryption";
 
 /// Returns one finding for each part on a server. The part's own check reports a server that does not answer.
-pub(super) async fn encryption(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
+pub(super) async fn encryption(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Findings {
     let mut findings = Vec::new();
-    for part in needs.parts().filter(|part| part.place(config).server().is_some()) {
+    for &part in needs.parts().iter().filter(|part| part.place(config).server().is_some()) {
         let found = protection(config, part, clock).await;
         findings.push(judge(part, &wire::describe(config, part), found));
     }

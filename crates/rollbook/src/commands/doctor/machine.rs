@@ -8,12 +8,13 @@ use rollbook_core::time::{Clock, Timestamp};
 use rollbook_operator::words::{many, thousands};
 use rustix::fs::{Access, access, statvfs};
 
+use super::ASK_TIMEOUT;
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs};
 use crate::commands::serve::OTHER_FILES;
 use crate::config::Config;
+use crate::faces::Faces;
 use crate::file_modes::{self, folder_of, with_companions};
-use crate::wire::{self, Component};
+use crate::wire;
 
 /// Accepted difference of two clocks. NTP keeps them closer, and it is far below the `tolerance` of 300 s from which a
 /// delivery is refused.
@@ -65,9 +66,9 @@ impl Skew {
 }
 
 /// Compares this machine's clock with those of the servers that answer.
-pub(super) async fn clock(config: &Config, needs: &Needs, clock: &dyn Clock) -> Vec<Skew> {
+pub(super) async fn clock(config: &Config, needs: Faces, clock: &dyn Clock) -> Vec<Skew> {
     let mut skews = Vec::new();
-    for part in needs.parts() {
+    for &part in needs.parts() {
         let asked_at = clock.now();
         let Ok(Some(answer)) =
             tokio::time::timeout(ASK_TIMEOUT, wire::backend(config, part).server_time()).await
@@ -88,13 +89,13 @@ pub(super) fn judge_clocks(skews: &[Skew], now: Timestamp, tolerance: Duration) 
     let (close, others): (Vec<&Skew>, Vec<&Skew>) = skews.iter().partition(|skew| skew.by < SECONDS);
     let owners: Vec<&str> = close.iter().map(|skew| skew.owner.as_str()).collect();
     let agreed = match owners.split_last() {
-        None if others.is_empty() => Some(skipped(
-            CLOCK,
-            format!(
+        None if others.is_empty() => {
+            let why = format!(
                 "this machine's time is {now}; there is no other clock to compare it with, so check that timedatectl says \
                  \"System clock synchronized: yes\""
-            ),
-        )),
+            );
+            Some(skipped(CLOCK, why))
+        }
         None => None,
         Some((last, [])) => Some(agreement(last)),
         Some((last, first)) => Some(agreement(&format!("{} and {last}", first.join(", ")))),
@@ -107,22 +108,21 @@ fn agreement(owners: &str) -> Finding {
 }
 
 /// Checks the files on this machine, and the log and index files that SQLite adds to them.
-pub(super) fn files(config: &Config, needs: &Needs) -> Findings {
+pub(super) fn files(config: &Config, needs: Faces) -> Findings {
+    let denied = |path: &Path, modes: Access, what: &str| {
+        access(path, modes).err()?;
+        let found = format!("{} can't be {what} by this user", path.display());
+        Some(failed(FILES, found, "run as the user who owns it, or chown it"))
+    };
     let mut findings = Vec::new();
     for folder in folders(config, needs) {
-        let there = existing(&folder);
-        if access(there, Access::WRITE_OK | Access::EXEC_OK).is_err() {
-            let found = format!("{} can't be written to by this user", there.display());
-            findings.push(failed(FILES, found, "run as the user who owns it, or chown it"));
-        }
+        findings.extend(denied(existing(&folder), Access::WRITE_OK | Access::EXEC_OK, "written to"));
     }
-    let places = needs.parts().filter_map(|part| part.place(config).file());
+    let places = needs.parts().iter().filter_map(|part| part.place(config).file());
     let all: Vec<PathBuf> = places.flat_map(with_companions).filter(|path| path.exists()).collect();
-    for path in &all {
-        findings.extend(judge_file(path));
-    }
-    let parts: Vec<Component> = needs.parts().collect();
-    let weaknesses = file_modes::weaknesses(config, &parts).into_iter();
+    let use_of_file = Access::READ_OK | Access::WRITE_OK;
+    findings.extend(all.iter().filter_map(|path| denied(path, use_of_file, "read and written")));
+    let weaknesses = file_modes::weaknesses(config, needs.parts()).into_iter();
     findings.extend(weaknesses.map(|weakness| warning(FILES, weakness.what, weakness.fix)));
     if !findings.is_empty() {
         return findings;
@@ -134,16 +134,8 @@ pub(super) fn files(config: &Config, needs: &Needs) -> Findings {
     }]
 }
 
-fn judge_file(path: &Path) -> Option<Finding> {
-    if access(path, Access::READ_OK | Access::WRITE_OK).is_err() {
-        let found = format!("{} can't be read and written by this user", path.display());
-        return Some(failed(FILES, found, "run as the user who owns it, or chown it"));
-    }
-    None
-}
-
 /// Checks the free space of the disks that hold the files.
-pub(super) fn disk(config: &Config, needs: &Needs) -> Findings {
+pub(super) fn disk(config: &Config, needs: Faces) -> Findings {
     let folders = folders(config, needs);
     if folders.is_empty() {
         return vec![skipped(DISK, no_files(needs))];
@@ -152,7 +144,7 @@ pub(super) fn disk(config: &Config, needs: &Needs) -> Findings {
 }
 
 /// Returns why there are no files to check.
-const fn no_files(needs: &Needs) -> &'static str {
+const fn no_files(needs: Faces) -> &'static str {
     if needs.worker {
         "queue and store are on servers, so nothing is kept on this machine"
     } else {
@@ -165,11 +157,8 @@ fn judge_room(folder: &Path) -> Finding {
     let room = match statvfs(there) {
         Ok(found) => found.f_bavail.saturating_mul(found.f_frsize),
         Err(error) => {
-            return failed(
-                DISK,
-                format!("the free space of {} can't be read ({error})", there.display()),
-                "check that it is mounted",
-            );
+            let found = format!("the free space of {} can't be read ({error})", there.display());
+            return failed(DISK, found, "check that it is mounted");
         }
     };
     let found = format!("{} MiB are free on the disk of {}", thousands(room >> 20), folder.display());
@@ -182,7 +171,7 @@ fn judge_room(folder: &Path) -> Finding {
 }
 
 /// Checks how many files, and so connections, a process may have open.
-pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
+pub(super) fn open_files(config: &Config, needs: Faces) -> Finding {
     if !needs.receiver {
         return skipped(OPEN_FILES, "only a receiver has many connections");
     }
@@ -199,19 +188,18 @@ pub(super) fn open_files(config: &Config, needs: &Needs) -> Finding {
         ),
         Ok((_, hard)) => {
             let (hard, wanted) = (thousands(hard), thousands(wanted));
-            ok(
-                OPEN_FILES,
-                format!("a process may open {hard} files and connections here, and needs {wanted} at most"),
-            )
+            let found =
+                format!("a process may open {hard} files and connections here, and needs {wanted} at most");
+            ok(OPEN_FILES, found)
         }
         Err(error) => skipped(OPEN_FILES, format!("the system's limit can't be read ({error})")),
     }
 }
 
 /// Returns the folders of the files on this machine, each once.
-fn folders(config: &Config, needs: &Needs) -> Vec<PathBuf> {
+fn folders(config: &Config, needs: Faces) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
-        needs.parts().filter_map(|part: Component| part.place(config).file()).map(folder_of).collect();
+        needs.parts().iter().filter_map(|part| part.place(config).file()).map(folder_of).collect();
     folders.dedup();
     folders
 }

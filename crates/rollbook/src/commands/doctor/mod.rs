@@ -40,10 +40,11 @@ use super::send::Target;
 use crate::cli::{Doctor, FaceName};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Examined, Hint, Problem, Problems, missing_secret};
+use crate::faces::Faces;
 use crate::flags::SettingFlags;
 use crate::logging;
 use crate::output::{Style, print_as};
-use crate::wire::{self, Component};
+use crate::wire;
 
 /// Age of the oldest message, or of work after a deletion, that is a warning. A running worker takes what is due within
 /// seconds.
@@ -53,31 +54,13 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 const CONFIGURATION: &str = "configuration";
 
-/// Checks that the faces of this process need.
-struct Needs {
-    receiver: bool,
-    worker: bool,
-}
-
-impl Needs {
-    const fn of(face: FaceName) -> Self {
-        let receiver = !matches!(face, FaceName::Work);
-        Self { receiver, worker: !matches!(face, FaceName::Receive) }
-    }
-
-    /// Returns the parts that the faces use.
-    fn parts(&self) -> impl Iterator<Item = Component> {
-        let parts: &[Component] = if self.worker { &Component::ALL } else { &[Component::Queue] };
-        parts.iter().copied()
-    }
-}
-
 /// Runs all checks and prints the report.
 ///
 /// # Errors
 /// A check has failed; the error is [`Problems`] if the configuration is wrong.
 pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result<()> {
-    let needs = Needs::of(arguments.face);
+    let (receiver, worker) = (arguments.face != FaceName::Work, arguments.face != FaceName::Receive);
+    let needs = Faces { receiver, worker };
     let Examined { config, mut problems, has_secret, hints } = Config::examine(&settings.sources());
     let Some(config) = config else {
         if needs.receiver && !has_secret {
@@ -88,14 +71,14 @@ pub(crate) fn run(settings: &SettingFlags, arguments: &Doctor) -> anyhow::Result
     logging::start(&config.settings, &Environment::read())?;
     let default_path = config.settings.webhook_path.first();
     let target = arguments.url.as_deref().map(|url| Target::parse(url, default_path)).transpose()?;
-    let (mut findings, misconfigured) = configuration(&config, &needs, &problems);
-    let examined = Box::pin(examine(&config, &needs, arguments.send, target));
+    let (mut findings, misconfigured) = configuration(&config, needs, &problems);
+    let examined = Box::pin(examine(&config, needs, arguments.send, target));
     findings.extend(on_all_cores(async { Ok(examined.await) })?);
     report(&findings, misconfigured, arguments)
 }
 
 /// Checks everything but the configuration.
-async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option<Target>) -> Findings {
+async fn examine(config: &Config, needs: Faces, with_send: bool, target: Option<Target>) -> Findings {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (time, queue, store, encryption, clerk, api, sessions, process) = tokio::join!(
         machine::clock(config, needs, &*clock),
@@ -134,8 +117,8 @@ async fn examine(config: &Config, needs: &Needs, with_send: bool, target: Option
 }
 
 /// Checks the configuration. Also returns whether a process would refuse to start with it.
-fn configuration(config: &Config, needs: &Needs, problems: &Problems) -> (Findings, bool) {
-    let wrong = needs.parts().filter_map(|part| wire::check_server(config, part).err());
+fn configuration(config: &Config, needs: Faces, problems: &Problems) -> (Findings, bool) {
+    let wrong = needs.parts().iter().filter_map(|part| wire::check_server(config, *part).err());
     let mut findings: Findings = problems.0.iter().map(problem).collect();
     findings.extend(wrong.flat_map(|problems| problems.0).map(|one| problem(&one)));
     if findings.is_empty() && config.hints.is_empty() {

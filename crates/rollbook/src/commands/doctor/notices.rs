@@ -132,18 +132,13 @@ pub(super) fn feed(config: &Config, feed: &FeedState) -> Option<Finding> {
     if let Some(waiting) = feed.waiting_for.filter(|waiting| *waiting > CHANGES_WAIT_MAX) {
         let found =
             format!("{} have no position yet, the oldest for {} s", waiting_lines(feed), waiting.as_secs());
-        return Some(warning(
-            CHANGES,
-            found,
-            "check that a worker is running (rollbook serve or work), and what its log reports about positions",
-        ));
+        let fix = "check that a worker is running (rollbook serve or work), and what its log reports about positions";
+        return Some(warning(CHANGES, found, fix));
     }
     let FeedState { last, removed_through, .. } = feed;
     if feed.is_on && *last == 0 && feed.waiting_for.is_none() {
-        return Some(ok(
-            CHANGES,
-            "changes of rows are recorded (rollbook changes tail shows them); there was none yet",
-        ));
+        let found = "changes of rows are recorded (rollbook changes tail shows them); there was none yet";
+        return Some(ok(CHANGES, found));
     }
     let waiting = match feed.waiting_for {
         Some(waiting) => {

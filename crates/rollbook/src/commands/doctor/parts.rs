@@ -13,8 +13,9 @@ use rollbook_core::weakness::Weakness;
 
 use super::backlog::{AUDIT, DEAD_LETTERS, DEPTH, audit, dead_letters, depth};
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs, forwards, in_time, no_answer, notices};
+use super::{ASK_TIMEOUT, forwards, in_time, no_answer, notices};
 use crate::config::{Config, Place};
+use crate::faces::Faces;
 use crate::startup::{TRUSTED, UNVERIFIED, UNVERIFIED_FIX};
 use crate::wire::{self, Component, Migrations, PendingError, Queue};
 
@@ -23,42 +24,29 @@ const DURABILITY: &str = "durability";
 const FOLLOW: &str = "do what this line says; workers continue by themselves then, without a restart";
 
 /// Checks the queue, and everything that can be asked of one that answers.
-pub(super) async fn queue(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
-    let unknown = || not_checked([DURABILITY, DEPTH, DEAD_LETTERS, AUDIT]);
-    if let Some(finding) = not_there(config, needs, Component::Queue).await {
-        return std::iter::once(finding).chain(unknown()).collect();
-    }
-    let queue = match wire::open_queue(config, clock.clone()) {
-        Ok(queue) => queue,
-        Err(error) => {
-            let finding = failed("queue", format!("{error:#}"), fix(config, Component::Queue));
-            return std::iter::once(finding).chain(unknown()).collect();
+pub(super) async fn queue(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Findings {
+    let asked = async {
+        let unusable = |why: String| failed("queue", why, fix(config, Component::Queue));
+        not_there(config, needs, Component::Queue).await?;
+        let queue =
+            wire::open_queue(config, clock.clone()).map_err(|error| unusable(format!("{error:#}")))?;
+        let durability = in_time(queue.admin.durability()).await.map_err(unusable)?;
+        Ok((queue, durability))
+    };
+    let (queue, durability) = match asked.await {
+        Ok(asked) => asked,
+        Err(finding) => {
+            let unknown = not_checked([DURABILITY, DEPTH, DEAD_LETTERS, AUDIT]);
+            return std::iter::once(finding).chain(unknown).collect();
         }
     };
-    let admin = queue.admin.clone();
-    let mut durability = match in_time(admin.durability()).await {
-        Ok(durability) => {
-            let unreachable = durability.unreachable.iter().map(|part| {
-                let what = format!(
-                    "a shard's server does not answer, and deliveries for it are answered 503: {part}"
-                );
-                failed(
-                    "queue_part",
-                    what,
-                    "start that server, or let a replica take over; all other shards work",
-                )
-            });
-            let mut findings = weaknesses(config, &durability);
-            findings.extend(unreachable);
-            findings
-        }
-        Err(why) => {
-            let finding = failed("queue", why, fix(config, Component::Queue));
-            return std::iter::once(finding).chain(unknown()).collect();
-        }
-    };
+    let unreachable = durability.unreachable.iter().map(|part| {
+        let what =
+            format!("a shard's server does not answer, and deliveries for it are answered 503: {part}");
+        failed("queue_part", what, "start that server, or let a replica take over; all other shards work")
+    });
     let mut findings = Box::pin(contents(config, &queue, clock.now())).await;
-    findings.splice(1..1, durability.drain(..));
+    findings.splice(1..1, weaknesses(config, &durability).into_iter().chain(unreachable));
     findings.extend(notices::full_coverage(config).await);
     findings.extend(notices::newer(config, Component::Queue).await);
     findings
@@ -79,11 +67,10 @@ async fn contents(config: &Config, queue: &Queue, now: Timestamp) -> Findings {
         Ok(stats) => {
             let audit = audit(in_time(admin.audit(false)).await);
             let queue = match rehearse_delivery(config, &*queue.producer).await {
-                Err(why) => failed(
-                    "queue",
-                    format!("a delivery would be refused: {why}"),
-                    fix(config, Component::Queue),
-                ),
+                Err(why) => {
+                    let found = format!("a delivery would be refused: {why}");
+                    failed("queue", found, fix(config, Component::Queue))
+                }
                 Ok(_) if is_unverified => warning("queue", format!("{place}: {UNVERIFIED}"), UNVERIFIED_FIX),
                 Ok(true) => ok("queue", format!("{place}; it takes deliveries (tried without storing one)")),
                 Ok(false) => ok("queue", place),
@@ -121,11 +108,8 @@ fn weaknesses(config: &Config, durability: &Durability) -> Findings {
         .then(|| ok(DURABILITY, format!("trusted: {TRUSTED}. Not proved: {}", vouched.join("; "))));
     let found = |Weakness { what, fix }: &Weakness| {
         if config.is_strict() {
-            failed(
-                DURABILITY,
-                format!("{what}; durability is strict, so no process starts or works with it"),
-                &**fix,
-            )
+            let found = format!("{what}; durability is strict, so no process starts or works with it");
+            failed(DURABILITY, found, &**fix)
         } else {
             warning(DURABILITY, what, &**fix)
         }
@@ -134,79 +118,60 @@ fn weaknesses(config: &Config, durability: &Durability) -> Findings {
 }
 
 /// Checks the store. A receiver needs none.
-pub(super) async fn store(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Findings {
+pub(super) async fn store(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Findings {
     if !needs.worker {
-        return vec![skipped(
-            "store",
-            "a receiver needs none: it takes deliveries while the store is unreachable",
-        )];
+        let why = "a receiver needs none: it takes deliveries while the store is unreachable";
+        return vec![skipped("store", why)];
     }
-    if let Some(finding) = not_there(config, needs, Component::Store).await {
+    if let Err(finding) = not_there(config, needs, Component::Store).await {
         return vec![finding];
     }
-    let (asked, left, theirs, feed) = match wire::open_store(config, clock.clone()) {
+    let (answer, left, theirs, feed) = match wire::open_store(config, clock.clone()) {
         Ok(store) => {
             let left = in_time(store.cascades(None, 1)).await.ok();
             let theirs = notices::of_a_team(&*store).await;
             let feed = forwards::feed(config, &*store, clock.now()).await;
-            (ping(config, store).await, left, theirs, feed)
+            (answer(config, &*store).await, left, theirs, feed)
         }
-        Err(error) => (
-            Err(failed("store", format!("{error:#}"), fix(config, Component::Store))),
-            None,
-            Vec::new(),
-            Vec::new(),
-        ),
+        Err(error) => {
+            let closed = failed("store", format!("{error:#}"), fix(config, Component::Store));
+            (closed, None, Vec::new(), Vec::new())
+        }
     };
     let left = left.and_then(|left| notices::cascades(&left, clock.now()));
     let newer = notices::newer(config, Component::Store).await;
     let rights = notices::rights(config).await;
-    std::iter::once(answered(config, asked).await)
-        .chain(newer)
-        .chain(left)
-        .chain(feed)
-        .chain(theirs)
-        .chain(rights)
-        .collect()
+    std::iter::once(answer).chain(newer).chain(left).chain(feed).chain(theirs).chain(rights).collect()
 }
 
-/// Returns the store if it answers and can be used.
-async fn ping(config: &Config, store: Arc<dyn FullStore>) -> Result<Arc<dyn FullStore>, Finding> {
+/// Checks whether the store answers, and takes what a worker writes.
+async fn answer(config: &Config, store: &dyn FullStore) -> Finding {
     let (why, fix) = match tokio::time::timeout(ASK_TIMEOUT, store.ping()).await {
-        Ok(Ok(())) => return Ok(store),
+        Ok(Ok(())) => return rehearse_batches(config, store).await,
         // The text says what to do: such as which rights to grant.
         Ok(Err(StoreError::Deployment(why))) => (why, FOLLOW.to_owned()),
         Ok(Err(error)) => (error.to_string(), fix(config, Component::Store)),
         Err(_) => (no_answer(), fix(config, Component::Store)),
     };
-    Err(failed("store", why, fix))
-}
-
-/// Checks whether the store answers, and takes what a worker writes.
-async fn answered(config: &Config, asked: Result<Arc<dyn FullStore>, Finding>) -> Finding {
-    match asked {
-        Ok(store) => rehearse_batches(config, &*store).await,
-        Err(finding) => finding,
-    }
+    failed("store", why, fix)
 }
 
 /// Checks whether the statements of a worker succeed.
 async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
     let place = wire::describe(config, Component::Store);
+    let sound = format!("{place}; no migration is pending and no right is missing");
     let refused = |why: &str, fix: String| {
         let found =
             format!("a worker's statements are refused (tried and rolled back, nothing was kept): {why}");
         failed("store", found, fix)
     };
     match tokio::time::timeout(ASK_TIMEOUT, store.rehearse()).await {
-        Ok(Ok(true)) => ok(
-            "store",
-            format!(
-                "{place}; no migration is pending and no right is missing; a worker's statements succeed on every table (tried \
-                 and rolled back, nothing was kept)"
-            ),
-        ),
-        Ok(Ok(false)) => ok("store", format!("{place}; no migration is pending and no right is missing")),
+        Ok(Ok(true)) => {
+            let tried =
+                "a worker's statements succeed on every table (tried and rolled back, nothing was kept)";
+            ok("store", format!("{sound}; {tried}"))
+        }
+        Ok(Ok(false)) => ok("store", sound),
         Ok(Err(StoreError::Event(why))) => warning(
             "store",
             format!(
@@ -221,29 +186,26 @@ async fn rehearse_batches(config: &Config, store: &dyn FullStore) -> Finding {
 }
 
 /// Reports why a part can't be opened yet: no file exists, or migrations are pending.
-async fn not_there(config: &Config, needs: &Needs, part: Component) -> Option<Finding> {
+async fn not_there(config: &Config, needs: Faces, part: Component) -> Result<(), Finding> {
     // A process with all faces creates and migrates files itself.
     let by_itself = needs.receiver && needs.worker && part.place(config).file().is_some();
     if let Some(path) = part.place(config).file().filter(|path| !path.exists()) {
-        return Some(missing(config, part, path, by_itself));
+        return Err(missing(config, part, path, by_itself));
     }
     let asked = tokio::time::timeout(ASK_TIMEOUT, wire::pending_migrations(config, part)).await;
     let pending = match asked.unwrap_or_else(|_| Err(no_answer().into())) {
         Ok(Migrations { refusal: Some(refusal), .. }) => {
-            return Some(failed(
-                part.name(),
-                refusal,
-                "do what this line says: until then no worker works on this database",
-            ));
+            let fix = "do what this line says: until then no worker works on this database";
+            return Err(failed(part.name(), refusal, fix));
         }
-        Ok(pending) if pending.names.is_empty() => return None,
+        Ok(pending) if pending.names.is_empty() => return Ok(()),
         Ok(pending) => pending,
         // The text says what to do: such as which rights to grant.
-        Err(PendingError::Manual(why)) => return Some(failed(part.name(), why, FOLLOW)),
-        Err(PendingError::Unavailable(why)) => return Some(failed(part.name(), why, fix(config, part))),
+        Err(PendingError::Manual(why)) => return Err(failed(part.name(), why, FOLLOW)),
+        Err(PendingError::Unavailable(why)) => return Err(failed(part.name(), why, fix(config, part))),
     };
     let found = format!("{} lacks migrations: {}", pending.place, pending.names.join(", "));
-    Some(if by_itself {
+    Err(if by_itself {
         warning(part.name(), found, "rollbook serve applies them when it starts; or now: rollbook migrate")
     } else {
         failed(part.name(), found, "rollbook migrate")
@@ -273,22 +235,17 @@ fn missing(config: &Config, part: Component, path: &Path, by_itself: bool) -> Fi
 
 /// Returns the fix for a part that does not answer as it should, in addition to its error.
 fn fix(config: &Config, part: Component) -> String {
-    match (part.place(config), part) {
-        (Place::Sqlite(path), _) => {
-            format!(
-                "do what this line says; else check that {} is a file of Rollbook's, and that its disk has room and no errors",
-                path.display()
-            )
+    let check = match part.place(config) {
+        Place::Sqlite(path) => {
+            format!("{} is a file of Rollbook's, and that its disk has room and no errors", path.display())
         }
-        (Place::Server(_), Component::Queue) => {
-            format!(
-                "do what this line says; else check that the server runs and accepts this user, and that {} is right",
-                config.queue_setting().key
-            )
+        Place::Server(_) => {
+            let setting = match part {
+                Component::Queue => config.queue_setting().key,
+                Component::Store => "database_url",
+            };
+            format!("the server runs and accepts this user, and that {setting} is right")
         }
-        (Place::Server(_), Component::Store) => {
-            "do what this line says; else check that the server runs and accepts this user, and that database_url is right"
-                .to_owned()
-        }
-    }
+    };
+    format!("do what this line says; else check that {check}")
 }

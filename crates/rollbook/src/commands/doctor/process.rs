@@ -5,11 +5,12 @@
 
 use std::net::SocketAddr;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::Needs;
-use super::finding::{Finding, failed, warning};
+use super::finding::{Finding, Findings, failed, warning};
 use crate::config::Config;
+use crate::faces::Faces;
 use crate::installation::{Used, used};
 use crate::wire::Component;
 
@@ -25,14 +26,6 @@ pub(super) struct RunningProcess {
     api_listen: Option<String>,
     queue: Option<Used>,
     store: Option<Used>,
-}
-
-/// Whether a process is of this installation.
-pub(super) enum Verdict {
-    /// The process is of this installation, as far as that can be known.
-    Ours,
-    /// The process is of another one: what else it says is not about this installation.
-    Others(Finding),
 }
 
 /// Result of comparing the two sides of a part.
@@ -65,8 +58,8 @@ impl RunningProcess {
             command: text("command")?,
             instance_id: text("clerk_instance_id"),
             api_listen: text("api_listen"),
-            queue: found.get("queue").and_then(Used::read),
-            store: found.get("store").and_then(Used::read),
+            queue: found.get("queue").and_then(|queue| Used::deserialize(queue).ok()),
+            store: found.get("store").and_then(|store| Used::deserialize(store).ok()),
         })
     }
 
@@ -75,24 +68,24 @@ impl RunningProcess {
         format!("rollbook {} {}", self.command, self.version)
     }
 
-    /// Compares the process with the configuration. Also returns warnings about a process of this installation.
-    pub(super) async fn judge(&self, config: &Config, needs: &Needs) -> (Verdict, Vec<Finding>) {
-        let (instance, parts) =
-            (config.settings.clerk_instance_id.as_deref(), self.parts(config, needs).await);
-        if let Some(finding) = self.of_another(instance, &parts) {
-            return (Verdict::Others(finding), Vec::new());
+    /// Compares the process with the configuration. Returns warnings about a process of this installation, as far as that
+    /// can be known; the error is about a process of another one: what else it says is not about this installation.
+    pub(super) async fn judge(&self, config: &Config, needs: Faces) -> Result<Findings, Finding> {
+        let parts = self.parts(config, needs).await;
+        if let Some(finding) = self.of_another(config.settings.clerk_instance_id.as_deref(), &parts) {
+            return Err(finding);
         }
         let unclear = parts.iter().filter(|(_, theirs, ours)| compare(theirs, ours) == Same::Unknown);
         let unclear = unclear.map(|(part, theirs, ours)| self.unclear(*part, theirs, ours));
         let of_command = self.of_another_command(needs);
         let of_api = self.of_another_api(config, needs);
-        (Verdict::Ours, unclear.chain(of_command).chain(of_api).collect())
+        Ok(unclear.chain(of_command).chain(of_api).collect())
     }
 
     /// Returns the parts that both sides use: theirs, then ours.
-    async fn parts(&self, config: &Config, needs: &Needs) -> Vec<(Component, Used, Used)> {
+    async fn parts(&self, config: &Config, needs: Faces) -> Vec<(Component, Used, Used)> {
         let mut parts = Vec::new();
-        for part in needs.parts() {
+        for &part in needs.parts() {
             let theirs = match part {
                 Component::Queue => &self.queue,
                 Component::Store => &self.store,
@@ -124,32 +117,25 @@ impl RunningProcess {
                 format!("its {part} is {}, and this configuration has {}", theirs.place, ours.place)
             })
         })?;
-        Some(failed(
-            PROCESS,
-            format!(
-                "http://{} (ops_listen) is the port of another installation's {}: {differs}",
-                self.address,
-                self.name()
-            ),
-            "name the ops port of your own process: --ops-listen HOST:PORT. If this is the process that you mean, run doctor \
-             with its settings: the same folder, environment and --config",
-        ))
+        let (address, name) = (self.address, self.name());
+        let found =
+            format!("http://{address} (ops_listen) is the port of another installation's {name}: {differs}");
+        let fix = "name the ops port of your own process: --ops-listen HOST:PORT. If this is the process that you mean, run \
+                   doctor with its settings: the same folder, environment and --config";
+        Some(failed(PROCESS, found, fix))
     }
 
     fn unclear(&self, part: Component, theirs: &Used, ours: &Used) -> Finding {
+        let (name, address, part) = (self.name(), self.address, part.name());
         let found = format!(
-            "{} at http://{} names its {} {}, and this configuration {}: they may be the same or not",
-            self.name(),
-            self.address,
-            part.name(),
-            theirs.place,
-            ours.place
+            "{name} at http://{address} names its {part} {}, and this configuration {}: they may be the same or not",
+            theirs.place, ours.place
         );
         warning(PROCESS, found, "run doctor with the settings of that process, where the process runs")
     }
 
     /// Warns of a receiver where the checks are about a worker, and the reverse.
-    fn of_another_command(&self, needs: &Needs) -> Option<Finding> {
+    fn of_another_command(&self, needs: Faces) -> Option<Finding> {
         let asked = match (needs.receiver, needs.worker) {
             (true, false) if self.command == "work" => "receive",
             (false, true) if self.command == "receive" => "work",
@@ -168,7 +154,7 @@ impl RunningProcess {
     }
 
     /// Warns of an API that is not that of this process, although the process would have one.
-    fn of_another_api(&self, config: &Config, needs: &Needs) -> Option<Finding> {
+    fn of_another_api(&self, config: &Config, needs: Faces) -> Option<Finding> {
         let ours =
             config.settings.api_listen.filter(|_| needs.worker && self.command != "receive")?.to_string();
         if self.api_listen.as_ref() == Some(&ours) {
@@ -240,17 +226,17 @@ mod tests {
     #[test]
     fn a_receiver_in_the_place_of_a_worker_is_a_warning_and_the_reverse_and_serve_is_both() {
         let (receive, work) =
-            (Needs { receiver: true, worker: false }, Needs { receiver: false, worker: true });
-        let serve = Needs { receiver: true, worker: true };
+            (Faces { receiver: true, worker: false }, Faces { receiver: false, worker: true });
+        let serve = Faces { receiver: true, worker: true };
         for (needs, command, warned) in [
-            (&work, "receive", true),
-            (&receive, "work", true),
-            (&work, "work", false),
-            (&receive, "receive", false),
-            (&work, "serve", false),
-            (&receive, "serve", false),
-            (&serve, "receive", false),
-            (&serve, "work", false),
+            (work, "receive", true),
+            (receive, "work", true),
+            (work, "work", false),
+            (receive, "receive", false),
+            (work, "serve", false),
+            (receive, "serve", false),
+            (serve, "receive", false),
+            (serve, "work", false),
         ] {
             let finding = process(command).of_another_command(needs);
             assert_eq!(finding.is_some(), warned, "{command}: {finding:?}");

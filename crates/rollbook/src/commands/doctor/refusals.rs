@@ -81,8 +81,7 @@ pub(super) fn findings(metrics: &str, now: Timestamp) -> Findings {
         .iter()
         .filter_map(|(reason, means, fix)| Some((reason, means, counted(metrics, reason)?, fix)))
         .filter(|(_, means, count, _)| concerns(**means, *count))
-        .map(|(reason, _, count, fix)| (reason, count, fix))
-        .map(|(reason, count, fix)| {
+        .map(|(reason, _, count, fix)| {
             let found = format!("{count} refused for {} {since}", reason.replace('_', " "));
             warning(REFUSALS, found, *fix)
         })

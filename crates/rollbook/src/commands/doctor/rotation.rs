@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rollbook_core::time::Timestamp;
 
-use super::Needs;
 use super::finding::{Finding, ok, warning};
 use super::samples::{sample, timestamp};
 use crate::config::Config;
+use crate::faces::Faces;
 use crate::secret_use::{SecretUse, parse};
 
 const ROTATION: &str = "signing_secrets_in_use";
@@ -15,7 +15,7 @@ const ROTATION: &str = "signing_secrets_in_use";
 const UNUSED_AFTER: Duration = Duration::from_secs(28 * 60 * 60);
 
 /// Judges the secrets in the metrics of the running process; `None` if it does not receive.
-pub(super) fn finding(config: &Config, needs: &Needs, metrics: &str) -> Option<Finding> {
+pub(super) fn finding(config: &Config, needs: Faces, metrics: &str) -> Option<Finding> {
     let running = parse(metrics);
     let configured = config.settings.clerk_webhook_signing_secret.as_ref()?.fingerprints();
     if running.is_empty() || !needs.receiver {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
     use crate::config::{Environment, FileSource, Sources};
 
-    const NEEDS: Needs = Needs { receiver: true, worker: true };
+    const NEEDS: Faces = Faces { receiver: true, worker: true };
     const OLD: &str = "whsec_b2xkb2xkb2xkb2xkb2xkb2xkb2xkb2xk";
     const NEW: &str = "whsec_bmV3bmV3bmV3bmV3bmV3bmV3bmV3bmV3";
 
@@ -88,7 +88,7 @@ mod tests {
         let now = 1_790_000_000;
         let found = |old: i64| {
             let metrics = metrics(&config, &[now - 1, old]);
-            let finding = finding(&config, &NEEDS, &metrics);
+            let finding = finding(&config, NEEDS, &metrics);
             finding.expect("a finding").found
         };
         let limit = now - 1 - 28 * 60 * 60;
@@ -104,7 +104,7 @@ mod tests {
         let found = |started: i64| {
             let metrics =
                 format!("{}process_start_time_seconds {started}\n", metrics(&config, &[now - 1, 0]));
-            finding(&config, &NEEDS, &metrics).expect("a finding").found
+            finding(&config, NEEDS, &metrics).expect("a finding").found
         };
         let limit = now - 1 - 28 * 60 * 60;
         assert!(!found(limit).contains("can go"), "{}", found(limit));
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_process_with_other_secrets_than_the_configuration_is_a_warning_that_shows_no_secret() {
         let (both, new) = (config(&format!("{NEW} {OLD}")), config(NEW));
-        let finding = finding(&new, &NEEDS, &metrics(&both, &[1, 1]));
+        let finding = finding(&new, NEEDS, &metrics(&both, &[1, 1]));
         let finding = finding.expect("a finding");
         assert_eq!(finding.state, State::Warning);
         assert!(!finding.found.contains("whsec_") && !finding.found.contains("b2xk"), "{}", finding.found);
@@ -127,6 +127,6 @@ mod tests {
     #[test]
     fn a_worker_has_no_signing_secrets_to_judge() {
         let config = config(OLD);
-        assert!(finding(&config, &NEEDS, "rollbook_up 1\n").is_none());
+        assert!(finding(&config, NEEDS, "rollbook_up 1\n").is_none());
     }
 }

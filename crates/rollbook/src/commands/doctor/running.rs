@@ -7,14 +7,15 @@ use rollbook_core::time::{Clock, Timestamp};
 use rollbook_http::client::{Answer, Connection, RequestError};
 use serde_json::Value;
 
+use super::ASK_TIMEOUT;
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
 use super::machine::Skew;
-use super::process::{RunningProcess, Verdict};
+use super::process::RunningProcess;
 use super::samples::{LAST_DELIVERY, sample, timestamp};
-use super::{ASK_TIMEOUT, Needs};
 use super::{application, refusals, rotation};
 use crate::commands::healthcheck::reachable;
 use crate::config::Config;
+use crate::faces::Faces;
 use crate::ops_port;
 
 const PROCESS: &str = "process";
@@ -25,7 +26,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Checks the running process through its ops port. Also compares this machine's clock with that of the last delivery's
 /// sender, if one was taken.
-pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -> (Findings, Option<Skew>) {
+pub(super) async fn process(config: &Config, needs: Faces, clock: &dyn Clock) -> (Findings, Option<Skew>) {
     let address = reachable(config.ops_address());
     if Connection::connect(address, ASK_TIMEOUT).await.is_err() {
         let why = format!(
@@ -46,21 +47,21 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
     let process = about.and_then(|answer| RunningProcess::read(address, &answer.body));
     let mut notices = Vec::new();
     if let Some(process) = &process {
-        let (verdict, warnings) = process.judge(config, needs).await;
-        if let Verdict::Others(finding) = verdict {
-            let why = "not asked: the process at ops_listen is another installation's";
-            return (vec![finding, skipped(DELIVERIES, why)], None);
-        }
-        notices = warnings;
+        notices = match process.judge(config, needs).await {
+            Ok(warnings) => warnings,
+            Err(finding) => {
+                let why = "not asked: the process at ops_listen is another installation's";
+                return (vec![finding, skipped(DELIVERIES, why)], None);
+            }
+        };
     }
     let name = process.map_or_else(|| "rollbook".to_owned(), |process| process.name());
-    let mut findings = match ask(config, address).await {
+    let asked = async { Ok((get(config, address, "/livez").await?, get(config, address, "/readyz").await?)) };
+    let mut findings = match asked.await {
         Ok((live, ready)) => health(address, &name, &live, &ready),
         Err(RequestError::Timeout(limit)) => {
-            let found = format!(
-                "{name} at http://{address} (ops_listen) has not answered within {} s",
-                limit.as_secs()
-            );
+            let limit = limit.as_secs();
+            let found = format!("{name} at http://{address} (ops_listen) has not answered within {limit} s");
             let fix = "if the lines about queue and store are ok, its machine is overloaded or the process hangs: see its log";
             vec![failed(PROCESS, found, fix)]
         }
@@ -88,7 +89,7 @@ pub(super) async fn process(config: &Config, needs: &Needs, clock: &dyn Clock) -
 
 /// Checks for the test event if no delivery had come before it. All other findings stay: the test event
 /// proves nothing about Clerk's deliveries or about refusals.
-pub(super) async fn look_again(config: &Config, needs: &Needs, clock: &dyn Clock, findings: &mut Findings) {
+pub(super) async fn look_again(config: &Config, needs: Faces, clock: &dyn Clock, findings: &mut Findings) {
     let is_none = |finding: &&mut Finding| finding.check == DELIVERIES && finding.found == NONE_YET;
     let Some(finding) = findings.iter_mut().find(is_none) else { return };
     if let Ok(metrics) = get(config, reachable(config.ops_address()), "/metrics").await {
@@ -96,7 +97,7 @@ pub(super) async fn look_again(config: &Config, needs: &Needs, clock: &dyn Clock
     }
 }
 
-fn since_test_event(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
+fn since_test_event(needs: Faces, metrics: &str, now: Timestamp) -> Finding {
     let is_none = sample(metrics, LAST_DELIVERY).is_none_or(|last| last <= 0.0);
     let taken = sample(metrics, r#"rollbook_deliveries_total{outcome="queued"}"#).unwrap_or_default();
     if is_none {
@@ -106,17 +107,11 @@ fn since_test_event(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     if taken > 1.0 {
         return deliveries(needs, metrics, now);
     }
-    ok(
-        DELIVERIES,
-        "none but the test event since it started; Clerk's dashboard, Webhooks, shows each attempt of Clerk's",
-    )
+    let found = "none but the test event since it started; Clerk's dashboard, Webhooks, shows each attempt of Clerk's";
+    ok(DELIVERIES, found)
 }
 
-async fn ask(config: &Config, address: SocketAddr) -> Result<(Answer, Answer), RequestError> {
-    Ok((get(config, address, "/livez").await?, get(config, address, "/readyz").await?))
-}
-
-/// Requests `/livez` and `/readyz`. The ops port answers one request on each connection.
+/// Requests a path. The ops port answers one request on each connection.
 async fn get(config: &Config, address: SocketAddr, path: &str) -> Result<Answer, RequestError> {
     ops_port::connect(config, address, ASK_TIMEOUT).await?.get(path).await
 }
@@ -177,12 +172,10 @@ fn parts(answer: &Answer) -> Option<Vec<(String, String)>> {
     Some(answer.get("parts")?.as_object()?.iter().map(part).collect())
 }
 
-fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
+fn deliveries(needs: Faces, metrics: &str, now: Timestamp) -> Finding {
     let Some(last) = sample(metrics, LAST_DELIVERY) else {
-        return skipped(
-            DELIVERIES,
-            "the process at ops_listen does not receive; ask a receiver: --ops-listen HOST:PORT",
-        );
+        let why = "the process at ops_listen does not receive; ask a receiver: --ops-listen HOST:PORT";
+        return skipped(DELIVERIES, why);
     };
     let refused = refusals::counts(metrics);
     // Zero before the first.
@@ -199,11 +192,8 @@ fn deliveries(needs: &Needs, metrics: &str, now: Timestamp) -> Finding {
     let refused = refused.unwrap_or_else(|| format!("none refused {}", refusals::since(metrics)));
     let found = format!("the last one {} s ago; {refused}", ago.as_secs());
     if needs.receiver && ago > SILENT_AFTER {
-        return warning(
-            DELIVERIES,
-            found,
-            "check in Clerk's dashboard, Webhooks, that the endpoint is enabled and its URL right",
-        );
+        let fix = "check in Clerk's dashboard, Webhooks, that the endpoint is enabled and its URL right";
+        return warning(DELIVERIES, found, fix);
     }
     ok(DELIVERIES, found)
 }
@@ -220,7 +210,7 @@ mod tests {
     use super::super::finding::{State, json};
     use super::*;
 
-    const NEEDS: Needs = Needs { receiver: true, worker: true };
+    const NEEDS: Faces = Faces { receiver: true, worker: true };
 
     #[test]
     fn missing_deliveries_are_reported_with_the_likely_cause() {
@@ -229,7 +219,7 @@ mod tests {
                 "rollbook_refusals_total{{reason=\"signature\"}} {forged}\n\
                  rollbook_last_delivery_timestamp_seconds {last}\n"
             );
-            let finding = deliveries(&NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
+            let finding = deliveries(NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
             (finding.state, json(&[finding])["checks"][0]["fix"].as_str().unwrap_or_default().to_owned())
         };
         assert_eq!(judged(1_799_999_000, 3).0, State::Ok);
@@ -267,7 +257,7 @@ mod tests {
                 "rollbook_deliveries_total{{outcome=\"queued\"}} {taken}\n\
                  rollbook_last_delivery_timestamp_seconds {last}\n"
             );
-            let finding = since_test_event(&NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
+            let finding = since_test_event(NEEDS, &metrics, Timestamp::from_seconds(1_800_000_000));
             assert!(finding.state == state && finding.found.starts_with(part), "{finding:?}");
         }
     }

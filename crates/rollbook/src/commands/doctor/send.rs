@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::finding::{Finding, failed, ok, warning};
-use super::{Needs, in_time};
+use super::in_time;
 use crate::commands::send::{Target, new_id};
 use crate::config::Config;
+use crate::faces::Faces;
 use crate::output::harmless;
 use crate::wire;
 
@@ -54,7 +55,7 @@ enum Seen {
 /// Sends the event and waits until it is applied.
 pub(super) async fn send(
     config: &Config,
-    needs: &Needs,
+    needs: Faces,
     target: Option<Target>,
     clock: &Arc<dyn Clock>,
 ) -> Finding {
@@ -78,11 +79,8 @@ pub(super) async fn send(
     let answer = match posted.await {
         Ok(answer) => answer,
         Err(error) => {
-            return failed(
-                SEND,
-                error.to_string(),
-                "start rollbook serve, or give its address by --url or --listen",
-            );
+            let fix = "start rollbook serve, or give its address by --url or --listen";
+            return failed(SEND, error.to_string(), fix);
         }
     };
     if !answer.is_success() {
@@ -92,11 +90,10 @@ pub(super) async fn send(
     let acknowledged = format!("answered {} after {} ms", answer.status, started.elapsed().as_millis());
     match places(config, needs, clock) {
         Ok(places) => follow(&places, &event.id, &acknowledged, started).await,
-        Err(why) => warning(
-            SEND,
-            format!("{acknowledged}; not seen further: {why}"),
-            "follow the lines about queue and store",
-        ),
+        Err(why) => {
+            let found = format!("{acknowledged}; not seen further: {why}");
+            warning(SEND, found, "follow the lines about queue and store")
+        }
     }
 }
 
@@ -154,7 +151,7 @@ fn refusal(status: u16, body: &str) -> &'static str {
     }
 }
 
-fn places(config: &Config, needs: &Needs, clock: &Arc<dyn Clock>) -> Result<Places, String> {
+fn places(config: &Config, needs: Faces, clock: &Arc<dyn Clock>) -> Result<Places, String> {
     let text = |error: anyhow::Error| format!("{error:#}");
     let queue = wire::open_queue(config, clock.clone()).map_err(text)?.admin;
     let has_ledger = needs.worker && config.settings.ledger;
@@ -171,10 +168,8 @@ async fn follow(places: &Places, id: &MessageId, acknowledged: &str, started: In
                 return ok(SEND, found(&format!("applied within {after} ms, in the ledger as {outcome}")));
             }
             Ok(Seen::Gone) if places.ledger.is_none() => {
-                return ok(
-                    SEND,
-                    found("no longer in the queue: a worker has acknowledged it; the ledger is not checked"),
-                );
+                let seen = "no longer in the queue: a worker has acknowledged it; the ledger is not checked";
+                return ok(SEND, found(seen));
             }
             Ok(Seen::Gone) => {
                 let fix = "give doctor the settings of the running process: the same folder, URLs and ledger; if the line \

@@ -1,19 +1,21 @@
 //! Checks of session tokens: are the keys known, do they belong to this instance, and which applications are accepted.
 
 use rollbook_api::{KeySource, fetch_keys};
+use rollbook_operator::words::many;
 use rollbook_session::KeySet;
 
+use super::ASK_TIMEOUT;
 use super::finding::{Finding, Findings, failed, ok, skipped, warning};
-use super::{ASK_TIMEOUT, Needs};
 use crate::application;
 use crate::config::Config;
+use crate::faces::Faces;
 use crate::live_secrets::LiveSecrets;
 
 const KEYS: &str = "session_keys";
 const PARTIES: &str = "session_parties";
 
 /// Checks the settings of session tokens, with at most one request to the issuer. Without the API there is nothing to check.
-pub(super) async fn tokens(config: &Config, needs: &Needs) -> Findings {
+pub(super) async fn tokens(config: &Config, needs: Faces) -> Findings {
     if !needs.worker || config.settings.api_listen.is_none() {
         return Vec::new();
     }
@@ -38,7 +40,7 @@ pub(super) async fn tokens(config: &Config, needs: &Needs) -> Findings {
 }
 
 fn counted(keys: &KeySet) -> String {
-    if keys.len() == 1 { "1 key".to_owned() } else { format!("{} keys", keys.len()) }
+    many(keys.len() as u64, "key")
 }
 
 /// Compares the keys with the instance: Clerk names a key by the id of its instance.

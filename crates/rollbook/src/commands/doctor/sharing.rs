@@ -1,6 +1,5 @@
 //! Checks whether several processes use the same SQLite files for the same work.
 
-use super::Needs;
 use super::finding::{Finding, ok, warning};
 use crate::config::Config;
 use crate::faces::Faces;
@@ -9,8 +8,8 @@ use crate::processes::{self, Process};
 const PROCESSES: &str = "processes";
 
 /// Reports processes that use the same files; `None` if there are no files, or fewer than two processes.
-pub(super) fn files(config: &Config, needs: &Needs) -> Option<Finding> {
-    let file = processes::shared_file(config, Faces { receiver: needs.receiver, worker: needs.worker })?;
+pub(super) fn files(config: &Config, needs: Faces) -> Option<Finding> {
+    let file = processes::shared_file(config, needs)?;
     judge(&processes::others(file))
 }
 

@@ -107,11 +107,8 @@ fn check(config: &Config, arguments: &Erase) -> Result<(), Problems> {
     }
     let is_file = |part: &Component| matches!(part.place(config), Place::Sqlite(_));
     if arguments.vacuum && !Component::ALL.iter().any(is_file) {
-        return Err(Problems::one(
-            "--vacuum",
-            "is for files of SQLite, and neither queue nor store is one",
-            "omit it",
-        ));
+        let wrong = "is for files of SQLite, and neither queue nor store is one";
+        return Err(Problems::one("--vacuum", wrong, "omit it"));
     }
     Ok(())
 }
@@ -121,11 +118,8 @@ fn check_confirmation(arguments: &Erase) -> Result<(), Problems> {
     if arguments.dry_run || arguments.yes || io::stdin().is_terminal() {
         return Ok(());
     }
-    Err(Problems::one(
-        "--yes",
-        "is missing, and there is no terminal for the confirmation",
-        "read the plan of --dry-run first, then use --yes",
-    ))
+    let wrong = "is missing, and there is no terminal for the confirmation";
+    Err(Problems::one("--yes", wrong, "read the plan of --dry-run first, then use --yes"))
 }
 
 /// Returns whether the next line confirms.

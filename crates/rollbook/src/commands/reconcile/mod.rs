@@ -47,12 +47,8 @@ pub(crate) fn run(config: &Config, command: &ReconcileCommand) -> anyhow::Result
     let RunArguments { dry_run, only, resume, .. } = &command.run;
     if command.other.is_some() && (*dry_run || *resume || !only.is_empty()) {
         let fix = "give --dry-run, --only and --resume to rollbook reconcile alone";
-        return Err(Problems::one(
-            "reconcile",
-            "a flag of a run is given together with another command",
-            fix,
-        )
-        .into());
+        let wrong = "a flag of a run is given together with another command";
+        return Err(Problems::one("reconcile", wrong, fix).into());
     }
     on_all_cores(async {
         match &command.other {

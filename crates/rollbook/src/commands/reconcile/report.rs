@@ -121,22 +121,18 @@ fn sentence(run: &RunView) -> String {
 /// Formats an approval.
 pub(super) fn approved(approved: &Approved) -> String {
     let Approved { deleted, alive, refused, unproven, pending, taken_along } = approved;
-    let (alive, refused, unproven, pending) = (*alive, *refused, *unproven, *pending);
     let mut text = format!("{} deleted", many(*deleted, "row"));
     if !taken_along.is_empty() {
         _ = write!(text, ", and {} with them", rows_of(taken_along, ""));
     }
-    if alive > 0 {
-        _ = write!(text, "; {} present at Clerk after all, and not deleted", thousands(alive));
-    }
-    if refused > 0 {
-        _ = write!(text, "; {} refused", thousands(refused));
-    }
-    if unproven > 0 {
-        _ = write!(text, "; {} not proved to be absent now, and still held", thousands(unproven));
-    }
-    if pending > 0 {
-        _ = write!(text, "; {} child rows or parents not done yet", thousands(pending));
+    let others = [
+        (*alive, "present at Clerk after all, and not deleted"),
+        (*refused, "refused"),
+        (*unproven, "not proved to be absent now, and still held"),
+        (*pending, "child rows or parents not done yet"),
+    ];
+    for (count, what) in others.into_iter().filter(|(count, _)| *count > 0) {
+        _ = write!(text, "; {} {what}", thousands(count));
     }
     text
 }

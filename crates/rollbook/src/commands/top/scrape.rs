@@ -49,11 +49,10 @@ impl Process {
 
     /// Asks for metrics and readiness. A broken connection is opened again once.
     pub(super) async fn ask(&mut self) -> Asked {
-        let answer = match self.scrape().await {
-            Ok(scrape) => Ok(scrape),
-            Err(_) if self.connection.take().is_some() => self.scrape().await,
-            Err(why) => Err(why),
-        };
+        let mut answer = self.scrape().await;
+        if answer.is_err() && self.connection.take().is_some() {
+            answer = self.scrape().await;
+        }
         if answer.is_err() {
             self.connection = None;
         }

@@ -35,7 +35,7 @@ pub(super) struct View {
 }
 
 /// A process.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct ProcessView {
     /// Address of its ops port.
     pub(super) address: String,
@@ -145,15 +145,7 @@ impl ProcessView {
     fn of(asked: &Asked) -> Self {
         let address = asked.address.to_string();
         let Ok(scrape) = &asked.answer else {
-            let none = BTreeMap::new;
-            return Self {
-                address,
-                answers: false,
-                version: None,
-                status: None,
-                parts: none(),
-                since: none(),
-            };
+            return Self { address, ..Self::default() };
         };
         let mut builds = scrape.metrics.series("rollbook_build_info");
         let version = builds.next().and_then(|(labels, _)| label(labels, "version")).map(str::to_owned);
