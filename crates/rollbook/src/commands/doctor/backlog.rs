@@ -38,7 +38,6 @@ pub(super) fn depth(config: &Config, stats: &QueueStats, now: Timestamp) -> Find
     }
 }
 
-/// Formats a wait, in whole seconds.
 /// Reports messages that could not be applied.
 pub(super) fn dead_letters(stats: &QueueStats) -> Finding {
     match stats.dead {
