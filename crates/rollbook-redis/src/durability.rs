@@ -133,13 +133,9 @@ pub(crate) struct Assessment {
 }
 
 impl Facts {
-    fn get(&self, name: &str) -> &str {
+    /// Returns a fact, or nothing where the server does not report it.
+    pub(crate) fn get(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
-    }
-
-    /// Returns the id of the server's run, or nothing where a provider hides it.
-    pub(crate) fn run_id(&self) -> &str {
-        self.get("run_id")
     }
 
     fn version(&self) -> (u32, u32) {

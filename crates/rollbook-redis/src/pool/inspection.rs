@@ -72,14 +72,14 @@ impl Connector {
 
     async fn ask_state(&self, connection: &mut Connection) -> Result<ServerState, QueueError> {
         let facts = durability::facts(connection).await.map_err(|error| fault::classify(&error, self))?;
-        self.note_run(facts.run_id());
+        self.note_run(facts.get("run_id"));
         let assessed = facts.assess(self.options.replicas, self.options.trusted);
         let Assessment { weaknesses, vouched, confirm } =
             assessed.map_err(|why| QueueError::Deployment(format!("{self}: {why}")))?;
         Ok(ServerState { durability: Durability { weaknesses, vouched, ..Durability::default() }, confirm })
     }
 
-    /// Notes which run of the server answers.
+    /// Notes which run of the server answers. A provider that hides the id shows no restart.
     fn note_run(&self, id: &str) {
         let known = lock(&self.run).replace(id.to_owned());
         if known.is_some_and(|known| known != id) {
