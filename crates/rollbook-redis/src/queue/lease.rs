@@ -180,7 +180,9 @@ impl RedisQueue {
         if without_message > 0 {
             error!(
                 without_message,
-                "{address}: stream entries without a message: another program writes to the queue's keys, or data is lost"
+                "{address}: stream entries without a message are removed. After a kill of Redis they are of deliveries that were \
+                 not acknowledged, and Svix sends those again; otherwise another program writes to the queue's keys, or data is \
+                 lost"
             );
         }
     }
