@@ -106,8 +106,8 @@ pub(crate) async fn weaknesses(settings: &PostgresSettings) -> Result<Vec<Weakne
 /// Drops the schema with everything in it, whoever created it.
 pub(crate) async fn drop_schema(settings: &PostgresSettings) -> Result<(), StoreError> {
     let (database, schema) = open(settings)?;
-    let drop = format!(r#"DROP SCHEMA IF EXISTS "{schema}" CASCADE"#).into();
-    Ok(database.rows(&drop, Values::default(), |_| Ok(())).await.map(std::mem::drop)?)
+    // Not prepared: at a pooler, a prepared statement may be another client's. It returns no names.
+    Ok(database.names(&format!(r#"DROP SCHEMA IF EXISTS "{schema}" CASCADE"#)).await.map(drop)?)
 }
 
 fn open(settings: &PostgresSettings) -> Result<(Database, String), Fault> {
